@@ -1,0 +1,1 @@
+"""The loop of one agent, and what it says to the model."""

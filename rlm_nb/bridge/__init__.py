@@ -1,0 +1,1 @@
+"""How a busy kernel asks its controller."""

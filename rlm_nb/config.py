@@ -1,0 +1,295 @@
+"""config.yaml, .env, RLM_* variables and flags, in that order, become one frozen object."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rlm_nb.errors import ConfigError
+
+PREFIX = "RLM_"
+SHORT = {"RLM_MODEL": ("model", "name"), "RLM_MAX_COST": ("budget", "max_cost"), "RLM_RUNS_DIR": ("runs", "dir")}
+"""Variables that people expect under a shorter name than their section gives them."""
+
+KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
+"""The secrets that we know by name: read by the controller, never handed to a kernel, never written down."""
+
+
+class Section(BaseModel):
+    """A part of the settings: nothing unknown in it, nothing changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """Which model answers, and how it is reached."""
+
+    name: str = Field("claude-sonnet-5-5", min_length=1)
+    provider: str | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int = Field(16384, gt=0)
+    base_url: str | None = None
+    retries: int = Field(4, ge=0)
+    timeout: float = Field(600, gt=0)
+
+
+class RLMSettings(Section):
+    """How far a tree of agents may grow, and for how long."""
+
+    max_sandboxes: int = Field(50, gt=0)
+    max_iterations: int = Field(50, gt=0)
+    global_timeout: float = Field(3600, gt=0)
+    result_truncation_limit: int = Field(10000, ge=200)
+    max_depth: int = Field(5, ge=0)
+    max_parallel: int = Field(8, gt=0)
+    max_failures: int = Field(3, gt=0)
+
+
+class TokenPrices(Section):
+    """US dollars per million tokens of one model."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cache_read: float | None = Field(None, ge=0)
+    cache_write: float | None = Field(None, ge=0)
+
+
+class BudgetSettings(Section):
+    """What a tree of agents may spend."""
+
+    max_cost: float | None = Field(5.0, gt=0)
+    max_input_tokens: int | None = Field(None, gt=0)
+    max_output_tokens: int | None = Field(None, gt=0)
+    max_calls: int | None = Field(None, gt=0)
+    unpriced: bool = False
+    prices: dict[str, TokenPrices] = Field(default_factory=dict)
+
+
+class KernelSettings(Section):
+    """How patient we are with a kernel."""
+
+    start_timeout: float = Field(60, gt=0)
+    cell_timeout: float = Field(600, gt=0)
+    interrupt_grace: float = Field(5, gt=0)
+    max_restarts: int = Field(3, ge=0)
+    max_output_bytes: int = Field(1_000_000, ge=1000)
+
+
+class RunsSettings(Section):
+    """Where runs are recorded."""
+
+    dir: Path = Path("runs")
+
+
+class Config(BaseSettings):
+    """Every setting; `config.yaml` at the top of the repository says what each one means."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: ModelSettings = ModelSettings()
+    rlm: RLMSettings = RLMSettings()
+    budget: BudgetSettings = BudgetSettings()
+    kernel: KernelSettings = KernelSettings()
+    runs: RunsSettings = RunsSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: `load` reads the other sources itself, to name them in its errors."""
+        return (init_settings,)
+
+    def as_yaml(self) -> str:
+        """The settings in force, in the form of config.yaml."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Layer(PydanticBaseSettingsSource):
+    """One source of settings, with the name that errors give it."""
+
+    def __init__(self, label: str, values: Mapping[str, Any]) -> None:
+        super().__init__(Config)
+        self.label, self.values = label, dict(values)
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.values
+
+    def holds(self, path: tuple[str, ...]) -> bool:
+        """Whether this layer gives the setting at `path`, or a section on the way to it."""
+        here: Any = self.values
+        for name in path:
+            if not isinstance(here, Mapping):
+                return True
+            if name not in here:
+                return False
+            here = here[name]
+        return True
+
+
+def load(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Read the settings: `config.yaml`, then `.env` and `RLM_*` variables, then flags; later ones win.
+
+    Args:
+        path: A configuration file; without one, `config.yaml` in the current folder if it has an `rlm:` section.
+        flags: `{section: {setting: value}}`; a value of `None` means that the flag was not given.
+
+    Raises:
+        ConfigError: A file cannot be read, a setting is unknown or has a wrong value; the message names its path.
+    """
+    layers = [
+        _Layer("flags", _without_none(flags or {})),
+        _Layer("environment", _from_variables(os.environ, "the environment")),
+        _Layer(".env", _from_variables(_dotenv(), ".env")),
+        _file_layer(path),
+    ]
+
+    class Layered(Config):
+        @classmethod
+        def settings_customise_sources(cls, *args: Any, **kwargs: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(layers)
+
+    try:
+        values = Layered().model_dump()
+    except ValidationError as error:
+        raise ConfigError(_explain(error, layers)) from None
+    return Config(**values)
+
+
+def secrets() -> dict[str, SecretStr]:
+    """The keys that are set, by variable name: from the environment, else from `.env` in the current folder."""
+    both = {**_dotenv(), **os.environ}
+    return {name: SecretStr(both[name]) for name in KEYS if both.get(name)}
+
+
+def _file_layer(path: Path | None) -> _Layer:
+    named = path is not None
+    path = path or Path("config.yaml")
+    if not named and not path.is_file():
+        return _Layer("config.yaml", {})
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        if not named:
+            return _Layer("config.yaml", {})
+        where = f"line {mark.line + 1}: " if (mark := getattr(error, "problem_mark", None)) else ""
+        raise ConfigError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not named and not (isinstance(values, dict) and "rlm" in values):
+        return _Layer("config.yaml", {})  # some other program's config.yaml
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections such as `rlm:` at the top, found {type(values).__name__}")
+    # A section that is named and left empty keeps its defaults.
+    return _Layer(str(path), {name: section for name, section in (values or {}).items() if section is not None})
+
+
+def _dotenv() -> dict[str, str]:
+    path = Path(".env")
+    try:
+        if not path.is_file():
+            return {}
+        return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    """Each variable that sets something, and what it sets: `RLM_MAX_DEPTH`, `RLM_MODEL_NAME`, …."""
+    known = dict(SHORT)
+    for section, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        for name in field.annotation.model_fields:
+            middle = "" if section == "rlm" else f"{section}_"
+            known[f"{PREFIX}{middle}{name}".upper()] = (section, name)
+    return known
+
+
+def _from_variables(environment: Mapping[str, str], label: str) -> dict[str, Any]:
+    known = _variables()
+    found: dict[str, Any] = {}
+    for variable, text in sorted(environment.items(), reverse=True):  # long names first: the short ones win
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in known:
+            raise ConfigError(f"{label}: {variable} is not a setting{_hint(variable, known)}")
+        section, name = known[variable]
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        found.setdefault(section, {})[name] = value
+    return found
+
+
+def _without_none(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    given = {section: {k: v for k, v in values.items() if v is not None} for section, values in flags.items()}
+    return {section: values for section, values in given.items() if values}
+
+
+def _hint(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _explain(error: ValidationError, layers: list[_Layer]) -> str:
+    """Every fault on a line of its own: where it stands, what is wrong, what was meant."""
+    lines = []
+    for fault in error.errors():
+        path = tuple(str(part) for part in fault["loc"])
+        held = path[:-1] if fault["type"] == "missing" else path
+        label = next((layer.label for layer in layers if layer.holds(held)), "settings")
+        dotted = ".".join(path)
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{label}: {dotted} is not a setting{_hint(path[-1], _neighbours(path))}")
+        else:
+            value = fault.get("input")
+            found = "" if isinstance(value, Mapping) else f", found {value!r}"
+            lines.append(f"{label}: {dotted}: {_wanted(fault['type'], fault['msg'])}{found}")
+    return "\n".join(lines)
+
+
+def _neighbours(path: tuple[str, ...]) -> list[str]:
+    """The settings that stand where the unknown one at `path` was put."""
+    here: type[BaseModel] = Config
+    for name in path[:-1]:
+        field = here.model_fields.get(name)
+        if field is None:
+            return list(TokenPrices.model_fields) if "prices" in path[:-1] else []
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return list(TokenPrices.model_fields)
+        here = field.annotation
+    return list(here.model_fields)
+
+
+def _wanted(kind: str, message: str) -> str:
+    words = {
+        "int_parsing": "expected a whole number",
+        "int_type": "expected a whole number",
+        "int_from_float": "expected a whole number",
+        "float_parsing": "expected a number",
+        "float_type": "expected a number",
+        "bool_parsing": "expected true or false",
+        "bool_type": "expected true or false",
+        "string_type": "expected text",
+        "model_type": "expected a section with settings below it",
+        "missing": "is missing",
+    }
+    return words.get(kind, message[:1].lower() + message[1:].replace("Input should be", "must be"))

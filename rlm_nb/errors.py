@@ -1,0 +1,159 @@
+"""Every exception that rlm-nb raises.
+
+RLMError
+├── ConfigError                 a setting, a flag or a script cannot be used
+├── SourceError                 the repository to work on cannot be read
+├── RunFolderError              the folder of a run cannot be written or read
+├── GitError                    git refused; carries what it said
+├── NotebookError               a notebook is not the record of a run
+├── ModelError                  the model gave no reply; carries what it charged
+│   ├── MissingKeyError         no key is set
+│   ├── RefusedKeyError         the service does not accept the key
+│   ├── UnknownModelError       the service, or the price list, does not know the model
+│   ├── RequestRefusedError     the service will not take this request, whoever sends it again
+│   └── ModelUnavailableError   rate limits, overload or a lost connection outlasted every retry
+├── BudgetExceededError         a limit was reached; carries what, used and limit
+│   ├── CostLimitError
+│   ├── TokenLimitError
+│   ├── CallLimitError
+│   ├── SandboxLimitError
+│   ├── RecursionDepthError
+│   └── RuntimeLimitError
+├── LedgerError                 the budget file is damaged, or newer than this version
+├── KernelError
+│   ├── KernelStartError        the kernel never became ready
+│   └── KernelDiedError         the kernel ended and was not restarted
+├── BridgeError                 a message between kernel and controller was not understood
+├── SubAgentError               a sub-agent ended without an answer
+└── CancelledError              somebody stopped the run
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlm_nb.records import Usage
+
+
+class RLMError(Exception):
+    """The root of the tree: `except RLMError` catches what rlm-nb itself raises."""
+
+
+class ConfigError(RLMError):
+    """A setting, a flag or a script cannot be used; the message names it."""
+
+
+class SourceError(RLMError):
+    """The repository, folder or URL to work on cannot be read."""
+
+
+class RunFolderError(RLMError):
+    """The folder of a run cannot be written or read."""
+
+
+class GitError(RLMError):
+    """Git refused; the message holds the command and what git said."""
+
+
+class NotebookError(RLMError):
+    """A notebook is missing, damaged, or not the record of a run."""
+
+
+class ModelError(RLMError):
+    """The model gave no reply.
+
+    Args:
+        message: What happened and what to do.
+        usage: What the service charged; `None` when nobody knows (the ledger then keeps the whole reservation).
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class MissingKeyError(ModelError):
+    """No key for the provider is set."""
+
+
+class RefusedKeyError(ModelError):
+    """The service does not accept the key (401, 403)."""
+
+
+class UnknownModelError(ModelError):
+    """The service (404), or the price list, does not know the model."""
+
+
+class RequestRefusedError(ModelError):
+    """The service will not take this request, however often it is sent (400, 413, 422)."""
+
+
+class ModelUnavailableError(ModelError):
+    """Rate limits (429), overload (529) or a lost connection outlasted every retry."""
+
+
+class BudgetExceededError(RLMError):
+    """A limit was reached.
+
+    Args:
+        what: The limit in words, with its unit: `"cost in US dollars"`.
+        used: What is spent and reserved already, in that unit.
+        limit: The limit, in that unit.
+    """
+
+    def __init__(self, what: str, used: float, limit: float) -> None:
+        super().__init__(f"limit reached: {what}: {used:g} of {limit:g} used")
+        self.what, self.used, self.limit = what, used, limit
+
+
+class CostLimitError(BudgetExceededError):
+    """The money is spent or reserved."""
+
+
+class TokenLimitError(BudgetExceededError):
+    """The tokens are spent or reserved."""
+
+
+class CallLimitError(BudgetExceededError):
+    """The model calls are used up."""
+
+
+class SandboxLimitError(BudgetExceededError):
+    """The run has started as many agents as it may."""
+
+
+class RecursionDepthError(BudgetExceededError):
+    """An agent at the deepest level asked for a sub-agent."""
+
+
+class RuntimeLimitError(BudgetExceededError):
+    """The time is up."""
+
+
+class LedgerError(RLMError):
+    """The budget file is damaged, or was written by a newer version."""
+
+
+class KernelError(RLMError):
+    """Something is wrong with a kernel."""
+
+
+class KernelStartError(KernelError):
+    """The kernel never became ready; the message holds the end of its log."""
+
+
+class KernelDiedError(KernelError):
+    """The kernel ended, and may not be restarted once more."""
+
+
+class BridgeError(RLMError):
+    """A message between a kernel and its controller was not understood, was too large, or came too late."""
+
+
+class SubAgentError(RLMError):
+    """A sub-agent ended without an answer."""
+
+
+class CancelledError(RLMError):
+    """Somebody stopped the run: Ctrl-C, the parent's cell was interrupted, or the time is up."""

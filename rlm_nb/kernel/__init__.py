@@ -1,0 +1,1 @@
+"""Kernels: started, fed with cells, interrupted, replaced, ended."""

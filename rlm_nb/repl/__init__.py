@@ -1,0 +1,1 @@
+"""What runs inside the kernel process: the names that the model finds in its REPL."""

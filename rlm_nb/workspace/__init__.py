@@ -1,0 +1,1 @@
+"""Worktrees: where agents work, and how their edits are kept."""
