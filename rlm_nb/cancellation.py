@@ -67,7 +67,7 @@ class Cancellation:
 
     @contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
-        """While the block runs, call `callback` (from the cancelling thread) when somebody cancels; not for deadlines."""
+        """While the block runs, call `callback` from the thread of whoever cancels; deadlines pass in silence."""
         with self._lock:
             self._serial += 1
             key = self._serial
@@ -82,9 +82,13 @@ class Cancellation:
                 self._callbacks.pop(key, None)
 
     @contextmanager
-    def child(self) -> Iterator[Cancellation]:
-        """A signal of its own for something below: cancelled with this one, not the other way round."""
-        below = Cancellation(self.deadline)
+    def child(self, earlier: float = 0.0) -> Iterator[Cancellation]:
+        """A signal of its own for something below: cancelled with this one, not the other way round.
+
+        Args:
+            earlier: How many seconds before this one's deadline the child's is.
+        """
+        below = Cancellation(None if self.deadline is None else self.deadline - earlier)
         with self.calling(lambda: below.cancel(self._reason)):
             yield below
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rlm_nb.errors import ConfigError
@@ -28,6 +30,15 @@ class Section(BaseModel):
     """A part of the settings: nothing unknown in it, nothing changed after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        wanted = {cls.model_fields[info.field_name].annotation, *get_args(cls.model_fields[info.field_name].annotation)}
+        if isinstance(value, bool) and wanted & {int, float}:
+            raise PydanticCustomError("int_type" if int in wanted else "float_type", "not a number")
+        return value
 
 
 class ModelSettings(Section):
@@ -155,7 +166,7 @@ def load(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None
     """
     layers = [
         _Layer("flags", _without_none(flags or {})),
-        _Layer("environment", _from_variables(os.environ, "the environment")),
+        _Layer("the environment", _from_variables(os.environ, "the environment")),
         _Layer(".env", _from_variables(_dotenv(), ".env")),
         _file_layer(path),
     ]
@@ -184,20 +195,29 @@ def _file_layer(path: Path | None) -> _Layer:
     if not named and not path.is_file():
         return _Layer("config.yaml", {})
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        if not named:
-            return _Layer("config.yaml", {})
-        where = f"line {mark.line + 1}: " if (mark := getattr(error, "problem_mark", None)) else ""
-        raise ConfigError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        text = path.read_bytes().decode("utf-8", errors="strict" if named else "replace")
+        if not named and not re.search(r"^rlm\s*:", text, re.MULTILINE):
+            return _Layer("config.yaml", {})  # some other program's config.yaml
+        values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not named and not (isinstance(values, dict) and "rlm" in values):
-        return _Layer("config.yaml", {})  # some other program's config.yaml
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        where = f"line {mark.line + 1}: " if (mark := getattr(error, "problem_mark", None)) else ""
+        raise ConfigError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections such as `rlm:` at the top, found {type(values).__name__}")
+    for name in _keys(values):
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {name!r} is not a setting")
     # A section that is named and left empty keeps its defaults.
     return _Layer(str(path), {name: section for name, section in (values or {}).items() if section is not None})
+
+
+def _keys(values: Any) -> Iterator[Any]:
+    """Every key of nested mappings."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        yield name
+        yield from _keys(value)
 
 
 def _dotenv() -> dict[str, str]:
@@ -225,18 +245,27 @@ def _variables() -> dict[str, tuple[str, str]]:
 def _from_variables(environment: Mapping[str, str], label: str) -> dict[str, Any]:
     known = _variables()
     found: dict[str, Any] = {}
-    for variable, text in sorted(environment.items(), reverse=True):  # long names first: the short ones win
-        if not variable.startswith(PREFIX):
+    for variable, text in sorted(environment.items(), key=lambda item: item[0] in SHORT):  # the short names win
+        if not variable.startswith(PREFIX) or not text:
             continue
         if variable not in known:
             raise ConfigError(f"{label}: {variable} is not a setting{_hint(variable, known)}")
         section, name = known[variable]
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        found.setdefault(section, {})[name] = value
+        found.setdefault(section, {})[name] = _value(section, name, text)
     return found
+
+
+def _value(section: str, name: str, text: str) -> Any:
+    """What a variable says: YAML, but a name or a folder is taken as it stands (a model may be called 123)."""
+    settings = Config.model_fields[section].annotation
+    assert isinstance(settings, type)
+    assert issubclass(settings, BaseModel)
+    if settings.model_fields[name].annotation in (str, str | None, Path) and text != "null":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+        return text
 
 
 def _without_none(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -292,4 +321,4 @@ def _wanted(kind: str, message: str) -> str:
         "model_type": "expected a section with settings below it",
         "missing": "is missing",
     }
-    return words.get(kind, message[:1].lower() + message[1:].replace("Input should be", "must be"))
+    return words.get(kind, message.replace("Input should be", "must be"))

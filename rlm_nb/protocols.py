@@ -37,14 +37,44 @@ class Model(Protocol):
         ...
 
 
+class Asker(Protocol):
+    """A model with somebody who pays for it: what an agent's loop asks."""
+
+    def complete(
+        self,
+        request: Request,
+        cancel: Cancellation,
+        on_text: Callable[[str], None] | None = None,
+        *,
+        finishing: bool = False,
+    ) -> Reply:
+        """Reserve, ask, and charge.
+
+        Args:
+            request: What is asked; its `max_tokens` may be lowered to what is left.
+            cancel: Returns soon with `CancelledError` when it is set.
+            on_text: Called with each piece of text as it arrives.
+            finishing: Whether this is the agent's last turn, paid from what was set aside for it.
+
+        Raises:
+            BudgetExceededError: Not even a short reply can be paid.
+            ModelError: No reply.
+            CancelledError: `cancel` was set.
+        """
+        ...
+
+
 class Kernel(Protocol):
     """A REPL that runs cells one at a time and cannot hang."""
 
-    def execute(self, code: str, on_output: Callable[[Sequence[Output]], None] | None = None) -> CellResult:
+    def execute(
+        self, code: str, cancel: Cancellation, on_output: Callable[[Sequence[Output]], None] | None = None
+    ) -> CellResult:
         """Run one cell to its end, whatever that is; never raises for what the cell does.
 
         Args:
             code: The cell.
+            cancel: Interrupts the cell when it is set; a cell that does not heed that loses its kernel.
             on_output: Called with all outputs of this cell so far whenever they change, late ones included.
 
         Raises:
@@ -67,7 +97,7 @@ class CallLease(Protocol):
     max_tokens: int
 
     def settle(self, usage: Usage | None) -> int:
-        """Charge what was used and give back the rest; `None` keeps the whole reservation as spent. Returns micro-dollars."""
+        """Charge what was used, give the rest back, return micro-dollars; `None` keeps all that was reserved as spent."""
         ...
 
 

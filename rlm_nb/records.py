@@ -202,7 +202,7 @@ class Iteration:
 
 
 AnswerSource = Literal["final", "finishing turn", "stored", "none"]
-"""Where an answer came from: `FINAL` in time, the last turn granted after a limit, the variable `answer`, or nowhere."""
+"""Where an answer came from: `FINAL` in time, the turn granted after a limit, the variable `answer`, or nowhere."""
 
 
 @dataclass(frozen=True)

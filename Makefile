@@ -1,0 +1,52 @@
+# Needs Python 3.11 to 3.13, git and make. Each target first makes the environment that it works in:
+# .venv, or .venv-<version> for another interpreter (make test PYTHON=python3.13).
+
+PYTHON ?=
+UV ?= uv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_PROMPT = Find all TODO comments and fix the failing test
+DEMO_MODEL = scripted:examples/demo.yaml
+
+VENV := $(if $(PYTHON),.venv-$(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
+BIN := $(VENV)/bin
+
+# A git hook that calls make sets the first three, and they would turn every git below to the wrong repository.
+unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help demo test check bench clean environment
+
+help:
+	@echo 'make demo    run an agent with sub-agents on a small repository; needs no key'
+	@echo 'make test    run the tests (PYTEST_ARGS="-k ledger -x" goes to pytest, WORKERS=4 for more processes)'
+	@echo 'make check   ruff, ruff format, mypy --strict, and the layers of the package'
+	@echo 'make bench   measure the overhead against a bare jupyter_client loop'
+	@echo 'make clean   remove the environments, the caches and what was built; recorded runs stay'
+	@echo
+	@echo 'PYTHON=python3.13 chooses the interpreter; UV= sets the environment up with pip although uv is there.'
+
+demo: environment
+	@rm -rf build/pantry && mkdir -p build && cp -R examples/pantry build/pantry
+	@cd build/pantry && git -c init.defaultBranch=main init -q && git add -A && \
+		git -c user.name=Pantry -c user.email=pantry@example.org -c commit.gpgsign=false commit -q --no-verify -m 'pantry 0.3.0'
+	@$(BIN)/rlm-nb run build/pantry -p "$(DEMO_PROMPT)" --model "$(DEMO_MODEL)"
+
+test: environment
+	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+check: environment
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --diff --quiet; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@out=$$($(BIN)/lint-imports) || { printf '%s\n' "$$out"; exit 1; }
+	@echo 'check: ruff, ruff format, mypy --strict and the layers are fine'
+
+bench: environment
+	@$(BIN)/python -m rlm_nb.bench
+
+clean:
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find rlm_nb tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+environment:
+	@UV='$(UV)' sh .ci/environment $(VENV) '$(PYTHON)'

@@ -1,0 +1,189 @@
+"""The loop of one agent: ask the model, run its cells, yield the iteration, until `FINAL` or a limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from rlm_nb.agent import reply as replies
+from rlm_nb.agent import view
+from rlm_nb.agent.prompts import Prompts
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import RLMSettings
+from rlm_nb.errors import (
+    BudgetExceededError,
+    CancelledError,
+    KernelError,
+    ModelError,
+    ModelUnavailableError,
+    RLMError,
+)
+from rlm_nb.protocols import Asker, Kernel, Listener
+from rlm_nb.records import (
+    Answer,
+    Asked,
+    CellOutput,
+    CellResult,
+    CellStarted,
+    Iterated,
+    Iteration,
+    Message,
+    Outcome,
+    Replied,
+    Reply,
+    Request,
+    Status,
+    Task,
+)
+
+PAUSE = 0.5
+"""Seconds before a reply that broke off is asked for again; twice as long the second time, and so on."""
+
+RESCUE = 5.0
+"""Seconds that reading the variable `answer` may take after everything else has ended."""
+
+
+@dataclass
+class Agent:
+    """One agent's conversation with its model, and what came of it.
+
+    Args:
+        task: What it is asked to do.
+        model: Answers, and pays.
+        kernel: Runs cells.
+        prompts: What it says to the model.
+        settings: The limits.
+        listen: Told of everything that happens.
+        max_tokens: The longest reply.
+    """
+
+    task: Task
+    model: Asker
+    kernel: Kernel
+    prompts: Prompts
+    settings: RLMSettings
+    listen: Listener
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        self._messages: list[Message] = []
+        self._number = 0
+        self._useless = 0
+        self.completed = 0
+
+    def iterate(self, soft: Cancellation, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
+        """Work on the task; yields each iteration once it is complete, returns how it ended.
+
+        Args:
+            soft: When its deadline passes, the agent is granted one last turn.
+            hard: When this is set, or its deadline passes, everything stops.
+
+        Raises:
+            ModelError, KernelError, BudgetExceededError: What kept even the first iteration from happening.
+        """
+        message = self.prompts.opening()
+        try:
+            while self._number < self.settings.max_iterations:
+                soft.check()
+                iteration = yield from self._turn(message, soft)
+                if (answer := _final(iteration)) is not None:
+                    return Outcome("completed", answer, "final", "The agent called FINAL.")
+                if self._useless >= self.settings.max_failures:
+                    return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
+                message = self.prompts.after(iteration, self._number, view.shown)
+            why = f"The limit of {self.settings.max_iterations} iterations was reached."
+        except (BudgetExceededError, KernelError, ModelError) as error:
+            if not self.completed:
+                raise
+            if isinstance(error, KernelError):
+                return self._without(f"There is no kernel: {error}", "error")
+            if isinstance(error, ModelError):
+                return self._rescued(f"The model gave no reply: {error}", status="error")
+            why = f"The budget ended: {error}."
+        except CancelledError:
+            if not soft.timed_out:
+                return self._rescued(f"The run was stopped: {soft.reason or hard.reason}.")
+            why = "The time limit of the run was reached."
+        return (yield from self._finish(message, why, hard))
+
+    def _turn(
+        self, message: str, cancel: Cancellation, *, finishing: bool = False
+    ) -> Generator[Iteration, None, Iteration]:
+        """One iteration: the model's reply, then its cells."""
+        self._number += 1
+        started = time.time()
+        self.listen(Asked(self.task.agent, self._number))
+        reply = self._ask(message, cancel, finishing=finishing)
+        parsed = replies.cells(reply.text, reply.stop_reason)
+        self.listen(Replied(self.task.agent, self._number, message, reply, parsed.code))
+        ran: list[CellResult] = []
+        for index, code in enumerate(parsed.code, start=1):
+            ran.append(self._run(index, code, cancel))
+            if ran[-1].status != "ok" or ran[-1].final is not None:
+                break
+        self._useless = 0 if ran else self._useless + 1
+        self.completed += 1
+        iteration = Iteration(
+            self.task.agent, self._number, message, reply, tuple(ran), parsed.fault, started, time.time()
+        )
+        self.listen(Iterated(self.task.agent, iteration))
+        yield iteration
+        return iteration
+
+    def _ask(self, message: str, cancel: Cancellation, *, finishing: bool) -> Reply:
+        """Append to the history, which only ever grows: what was sent once is sent again byte for byte."""
+        self._messages.append(Message("user", message))
+        request = Request(tuple(self._messages), self.prompts.system(), self.max_tokens, self.task.agent, self._number)
+        reply = self._answered(request, cancel, finishing=finishing)
+        # A service refuses an empty turn; this one stands for it.
+        self._messages.append(Message("assistant", reply.text.rstrip() or "(no text)"))
+        return reply
+
+    def _answered(self, request: Request, cancel: Cancellation, *, finishing: bool) -> Reply:
+        """Ask, and ask again where a connection broke in the middle of a reply; each time is paid for."""
+        for attempt in range(1, self.settings.max_failures):
+            try:
+                return self.model.complete(request, cancel, finishing=finishing)
+            except ModelUnavailableError as error:
+                if error.usage is not None:  # the provider has retried already, and nothing was charged
+                    raise
+                cancel.wait(PAUSE * attempt)
+        return self.model.complete(request, cancel, finishing=finishing)
+
+    def _run(self, index: int, code: str, cancel: Cancellation) -> CellResult:
+        agent, number = self.task.agent, self._number
+        self.listen(CellStarted(agent, number, index, code))
+        return self.kernel.execute(
+            code, cancel, lambda outputs: self.listen(CellOutput(agent, number, index, tuple(outputs)))
+        )
+
+    def _finish(self, message: str, why: str, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
+        """A limit was reached: one last turn, with the kernel, to give what there is."""
+        if self._messages and self._messages[-1].role == "user":
+            # The turn was refused before it was asked; its message waits at the end of the history.
+            message = self._messages.pop().content
+            self._number -= 1
+        with suppress(RLMError):
+            iteration = yield from self._turn(self.prompts.last_turn(message, why), hard, finishing=True)
+            if (answer := _final(iteration)) is not None:
+                return Outcome("partial", answer, "finishing turn", why)
+        return self._rescued(why)
+
+    def _rescued(self, why: str, status: Status = "partial") -> Outcome:
+        """The last answer that the model stored in the variable `answer`, if there is one."""
+        with suppress(RLMError):
+            result = self.kernel.execute(
+                "if 'answer' in globals(): FINAL_VAR('answer')", Cancellation(time.monotonic() + RESCUE)
+            )
+            if result.final is not None:
+                return Outcome("partial", result.final, "stored", f"{why} The answer is the variable `answer`.")
+        return self._without(why, status)
+
+    def _without(self, why: str, status: Status) -> Outcome:
+        return Outcome(status, Answer.of(f"No answer was reached. {why}"), "none", why)
+
+
+def _final(iteration: Iteration) -> Answer | None:
+    return next((cell.final for cell in iteration.cells if cell.final is not None), None)

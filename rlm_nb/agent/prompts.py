@@ -1,0 +1,105 @@
+"""What an agent says to its model: the texts beside this file, filled in.
+
+Nothing that changes from turn to turn goes into the system prompt, so that it can be cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from string import Template
+
+from rlm_nb.config import RLMSettings
+from rlm_nb.records import CellResult, Iteration, Task
+
+Shown = Callable[[CellResult, int], str]
+
+
+class Prompts:
+    """The texts of one agent.
+
+    Args:
+        task: What it is asked to do.
+        settings: The limits that it is told.
+        functions: The help for each function in its REPL, by name with parameters.
+        facts: What it is told of its surroundings, one sentence each.
+        status: Tells what is left of the budget, in a few words; asked anew each turn.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: RLMSettings,
+        functions: Mapping[str, str],
+        facts: Sequence[str],
+        status: Callable[[], str],
+    ) -> None:
+        self._task, self._settings, self._facts, self._status = task, settings, facts, status
+        self._system = _fill(
+            "system",
+            functions="\n".join(f"- `{name}`: {help_text}" for name, help_text in functions.items()),
+            context_name=", and `context`, the text that you were given" if task.context else "",
+            limit=f"{settings.result_truncation_limit:,}",
+            delegation=_fill(self._delegation()),
+        )
+
+    def system(self) -> str:
+        """The system prompt: the same for each turn of an agent, and for each agent of a depth."""
+        return self._system
+
+    def opening(self) -> str:
+        """The first message."""
+        return _fill("opening", task=self._task.prompt.strip(), facts="\n".join(f"- {fact}" for fact in self._facts))
+
+    def after(self, iteration: Iteration, number: int, shown: Shown) -> str:
+        """The message that brings what the cells of an iteration did."""
+        limit = self._settings.result_truncation_limit
+        parts = []
+        for index, cell in enumerate(iteration.cells, start=1):
+            title = "Output" if len(iteration.cells) == 1 else f"Output of cell {index}"
+            how = "" if cell.status == "ok" else f" ({_STATUS[cell.status]})"
+            parts.append(f"{title}{how}, {cell.ended - cell.started:.1f} s:\n\n{_fenced(shown(cell, limit))}")
+        if iteration.note:
+            parts.append(iteration.note)
+        left = self._settings.max_iterations - number
+        parts.append(f"[{left} turn{'s' if left != 1 else ''} left. {self._status()}]")
+        return "\n\n".join(parts)
+
+    def last_turn(self, message: str, why: str) -> str:
+        """The message of the one turn that is granted after a limit."""
+        return f"{message}\n\n{_fill('last_turn', why=why)}"
+
+    def _delegation(self) -> str:
+        if self._task.depth >= self._settings.max_depth:
+            return "leaf" if self._task.depth else "nothing"
+        return "delegation_deep" if self._task.depth else "delegation"
+
+
+_STATUS = {
+    "error": "the cell raised",
+    "interrupted": "the cell was interrupted",
+    "timeout": "the cell took too long",
+    "died": "the kernel ended",
+}
+
+
+def _fill(name: str, **values: str) -> str:
+    return Template(_text(name)).substitute(values).strip("\n") if name != "nothing" else ""
+
+
+@cache
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath("texts", f"{name}.md").read_text(encoding="utf-8")
+
+
+def _fenced(text: str) -> str:
+    """The text in a fence longer than any in it, so that output cannot pass for something else."""
+    longest = max((len(run) for line in text.split("\n") if (run := _marks(line))), default=0)
+    marks = "`" * max(3, longest + 1)
+    return f"{marks}text\n{text}\n{marks}"
+
+
+def _marks(line: str) -> str:
+    stripped = line.lstrip(" ")
+    return stripped[: len(stripped) - len(stripped.lstrip("`"))]

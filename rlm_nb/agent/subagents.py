@@ -1,0 +1,141 @@
+"""The controller's side of `rlm_query` and `llm_query`, single and batched: depth, order, failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import RLMSettings
+from rlm_nb.errors import BridgeError, RecursionDepthError, RLMError, SubAgentError
+from rlm_nb.protocols import Asker
+from rlm_nb.records import JSON, AgentResult, Message, Reply, Request, Task
+
+MAX_BATCH = 1000
+"""Tasks or prompts of one call."""
+
+Spawn = Callable[[Task, Cancellation], AgentResult]
+"""Runs one agent to its end, and raises what kept it from starting."""
+
+T = TypeVar("T")
+
+
+class Queries:
+    """Answers what one agent's cells ask of sub-agents and models.
+
+    Args:
+        task: The agent that asks; its depth is what counts, whatever its kernel says.
+        settings: The limits.
+        prepare: Called once a batch, for what then runs each of its sub-agents.
+        model: Answers plain model calls, and pays for them.
+        max_tokens: The longest reply to a plain call.
+    """
+
+    def __init__(
+        self, task: Task, settings: RLMSettings, prepare: Callable[[], Spawn], model: Asker, max_tokens: int
+    ) -> None:
+        self._task, self._settings, self._prepare, self._model = task, settings, prepare, model
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._pool = threading.Semaphore(settings.max_parallel)
+        self._started = 0
+        self.children: list[AgentResult] = []
+
+    def rlm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
+        """Run a sub-agent for each of the tasks; their results in order.
+
+        Raises:
+            RecursionDepthError: This agent may have no sub-agents.
+            SubAgentError: A single sub-agent ended without an answer.
+        """
+        prompts = _texts(arguments, "tasks")
+        if self._task.depth >= self._settings.max_depth:
+            raise RecursionDepthError("depth of sub-agents", self._task.depth, self._settings.max_depth)
+        with self._lock:
+            numbers = range(self._started + 1, self._started + 1 + len(prompts))
+            self._started += len(prompts)
+        tasks = [
+            replace(self._task, prompt=prompt, agent=f"{self._task.agent}.{number}", depth=self._task.depth + 1)
+            for number, prompt in zip(numbers, prompts, strict=True)
+        ]
+        spawn = self._prepare()
+
+        def run(task: Task) -> dict[str, JSON]:
+            result = spawn(task, cancel)
+            with self._lock:
+                self.children.append(result)
+            return _of_result(result)
+
+        return self._each(tasks, run, cancel, single=bool(arguments.get("single")))
+
+    def llm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
+        """Ask the model each of the prompts; its replies in order.
+
+        Raises:
+            RLMError: What kept a single call from being answered.
+        """
+        prompts = _texts(arguments, "prompts")
+
+        def ask(prompt: str) -> dict[str, JSON]:
+            request = Request((Message("user", prompt),), max_tokens=self._max_tokens, agent=self._task.agent)
+            return _of_reply(self._model.complete(request, cancel))
+
+        return self._each(prompts, ask, cancel, single=bool(arguments.get("single")))
+
+    def _each(
+        self, items: Sequence[T], work: Callable[[T], dict[str, JSON]], cancel: Cancellation, *, single: bool
+    ) -> list[JSON]:
+        """Work on every item, at most `max_parallel` at a time for this agent; failures stand in their places."""
+
+        def guarded(item: T) -> dict[str, JSON]:
+            with self._pool:
+                cancel.check()
+                return work(item)
+
+        with ThreadPoolExecutor(min(len(items), self._settings.max_parallel), thread_name_prefix="rlm-agent") as pool:
+            futures = [pool.submit(guarded, item) for item in items]
+            results: list[JSON] = []
+            for future in futures:
+                try:
+                    results.append(future.result())
+                except RLMError as error:
+                    if single:
+                        raise
+                    results.append({"error": f"{type(error).__name__}: {error}", "status": "error"})
+        if single and results[0].get("error") is not None:
+            raise SubAgentError(results[0]["error"])
+        return results
+
+
+def _texts(arguments: dict[str, JSON], name: str) -> list[str]:
+    values = arguments.get(name)
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
+        raise BridgeError(f"{name} must be a list of texts")
+    if len(values) > MAX_BATCH:
+        raise BridgeError(f"{len(values):,} {name} are too many for one call: {MAX_BATCH:,} is the most")
+    return values
+
+
+def _of_result(result: AgentResult) -> dict[str, Any]:
+    failed = result.outcome.source == "none"
+    return {
+        "text": result.answer.text,
+        "value": result.answer.value,
+        "status": result.status,
+        "error": f"{result.agent}: {result.outcome.stop_reason}" if failed else None,
+        "cost": result.total_cost,
+        "patch": result.patch.text,
+        "files": list(result.patch.files),
+        "notebook": result.notebook.name,
+        "agent": result.agent,
+    }
+
+
+def _of_reply(reply: Reply) -> dict[str, Any]:
+    cut = reply.stop_reason == "max_tokens"
+    error = "the model refused" if reply.stop_reason == "refusal" else None if reply.text else "the reply was empty"
+    status = "error" if error else "partial" if cut else "completed"
+    return {"text": reply.text, "value": reply.text, "status": status, "error": error, "cost": reply.cost}

@@ -1,0 +1,71 @@
+"""What the model is shown of a cell: bounded, without control characters, pictures by name."""
+
+from __future__ import annotations
+
+import re
+
+from rlm_nb.records import CellResult, Output
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_TEXTS = ("text/plain", "text/markdown", "text/latex")
+
+
+def shown(result: CellResult, limit: int) -> str:
+    """One cell's result in at most about `limit` characters of output, and what else there is to know."""
+    parts = [shorten("\n".join(filter(None, map(_text, result.outputs))), limit)]
+    parts += [f"[{event}]" for event in result.events]
+    if result.error and result.status in ("interrupted", "timeout"):
+        parts.append(f"[{result.error}]")
+    if result.final is not None:
+        parts.append("[FINAL was called.]")
+    elif any(call.name == "FINAL" and call.error is None for call in result.calls):
+        parts.append("[FINAL does not count, because its cell did not end well.]")
+    return "\n".join(filter(None, parts)) or "[no output]"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Head and tail of a long text, around a note that says how much is missing and how to see it."""
+    if len(text) <= limit:
+        return text
+    head, tail = limit * 2 // 3, limit // 3
+    omitted = len(text) - head - tail
+    note = f"[… {omitted:,} of {len(text):,} characters left out: print a slice, or search, to see more …]"
+    return f"{text[:head]}\n{note}\n{text[-tail:]}"
+
+
+def plain(text: str) -> str:
+    """Text as a terminal would leave it: escapes gone, `\\r` and `\\b` carried out."""
+    text = _ANSI.sub("", text).replace("\r\n", "\n")
+    if "\r" in text or "\b" in text:
+        text = "\n".join(map(_overwritten, text.split("\n")))
+    return _CONTROL.sub("", text)
+
+
+def _overwritten(line: str) -> str:
+    """What is left of a line after its carriage returns (what came last stands) and backspaces."""
+    kept: list[str] = []
+    for character in next((part for part in reversed(line.split("\r")) if part), ""):
+        if character != "\b":
+            kept.append(character)
+        elif kept:
+            kept.pop()
+    return "".join(kept)
+
+
+def _text(output: Output) -> str:
+    kind = output["output_type"]
+    if kind == "stream":
+        return plain(output["text"]).rstrip("\n")
+    if kind == "error":
+        return plain("\n".join(output["traceback"]))
+    data = output["data"]
+    text = next((data[name] for name in _TEXTS if name in data), "")
+    others = [f"{name}, {_size(data[name])}" for name in data if name not in _TEXTS]
+    note = f"[{'; '.join(others)}: kept in the notebook]" if others else ""
+    return "\n".join(filter(None, [plain(text), note]))
+
+
+def _size(value: object) -> str:
+    size = len(value) if isinstance(value, str) else len(str(value))
+    return f"{size / 1000:.0f} kB" if size >= 1000 else f"{size} bytes"

@@ -1,0 +1,77 @@
+"""The kernel's end of the bridge: every call on a connection of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+
+from rlm_nb import errors
+from rlm_nb.bridge import messages
+from rlm_nb.errors import BridgeError, RLMError
+from rlm_nb.records import JSON
+
+VARIABLE = "RLM_BRIDGE_FD"
+"""The environment variable that names the inherited file descriptor."""
+
+
+class Client:
+    """Asks the controller, from any thread of the kernel.
+
+    Args:
+        wire: The inherited socket on which connections are asked for.
+        cell: Tells the id of the cell that is being executed.
+    """
+
+    def __init__(self, wire: socket.socket, cell: Callable[[], str]) -> None:
+        self._wire = wire
+        self._cell = cell
+        self._lock = threading.Lock()
+
+    @classmethod
+    def inherited(cls, cell: Callable[[], str]) -> Client | None:
+        """The client for the descriptor that this process was started with; `None` if it was started by hand."""
+        number = os.environ.pop(VARIABLE, None)
+        if number is None:
+            return None
+        os.set_inheritable(int(number), False)
+        return cls(socket.socket(fileno=int(number)), cell)
+
+    def call(self, name: str, **arguments: JSON) -> JSON:
+        """Ask, wait, and give back the answer.
+
+        An interrupt while it waits closes the connection, which tells the controller to stop what it does for us.
+
+        Raises:
+            RLMError: What went wrong on the other side, as the same class that was raised there.
+            BridgeError: The controller does not answer this kernel (any more).
+        """
+        try:
+            with self._connect() as connection:
+                message = {"call": name, "arguments": arguments, "cell": self._cell(), "key": uuid.uuid4().hex}
+                messages.send(connection, message)
+                reply = messages.receive(connection)
+        except (OSError, EOFError) as error:
+            raise BridgeError(f"{name}: the controller does not answer this kernel any more ({error})") from None
+        if "error" in reply:
+            raise _as_raised(reply["error"])
+        return reply["answer"]
+
+    def _connect(self) -> socket.socket:
+        # Connections are all alike: if an interrupt falls between asking and receiving, the next call takes this one.
+        with self._lock:
+            self._wire.sendall(b"?")
+            data, descriptors, _, _ = socket.recv_fds(self._wire, 1, 1)
+        if not data or not descriptors:
+            raise EOFError("it hung up")
+        return socket.socket(fileno=descriptors[0])
+
+
+def _as_raised(error: dict[str, JSON]) -> RLMError:
+    kind = getattr(errors, error["type"], BridgeError)
+    raised: RLMError = kind.__new__(kind, error["message"])
+    raised.args = (error["message"],)
+    raised.__dict__.update(error.get("details", {}))
+    return raised

@@ -1,0 +1,207 @@
+"""The controller's end of the bridge: one server for each kernel process.
+
+The descriptor is the identity: who holds the other end is this agent's kernel, whatever it says about itself.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rlm_nb.bridge import messages
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import BridgeError, RLMError
+from rlm_nb.records import JSON
+
+MAX_IN_FLIGHT = 64
+"""Connections of one kernel at a time; the next one waits until one of them ends."""
+
+FRAME_TIMEOUT = 30.0
+"""Seconds that a message may take once its first byte has come."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel asks. `cell` is what it says about itself: good for a label, never for a decision."""
+
+    name: str
+    arguments: dict[str, JSON]
+    cell: str
+    key: str
+
+
+Handler = Callable[[Call, Cancellation], JSON]
+"""Answers a call, or raises; `cancel` is set when the caller no longer waits."""
+
+
+class Server:
+    """Answers one kernel until it is closed.
+
+    Args:
+        handle: Called in a thread of its own for each call.
+        cancel: What cancels every call; each call gets a child of it.
+    """
+
+    def __init__(self, handle: Handler, cancel: Cancellation) -> None:
+        self._handle = handle
+        self._cancel = cancel
+        self._wire, self.kernel_end = socket.socketpair()
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
+        self._finished: list[socket.socket] = []
+        self._to_watch: list[tuple[socket.socket, Cancellation]] = []
+        self._open: set[socket.socket] = set()
+        self._workers: set[threading.Thread] = set()
+        self._keys: set[str] = set()
+        self._closing = False
+        self._stopped = Cancellation()
+        self._thread = threading.Thread(target=self._serve, name="rlm-bridge", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancel what is under way, wait for it, and hang up."""
+        self._closing = True
+        self._stopped.cancel("the kernel ended")
+        self._notify()
+        self._thread.join()
+        for worker in list(self._workers):
+            worker.join()
+        for connection in [self._wire, self.kernel_end, self._wake, self._woken, *self._open]:
+            connection.close()
+        self._selector.close()
+
+    def _serve(self) -> None:
+        """Hand out connections, start a worker for each call, and notice callers who hang up."""
+        self._selector.register(self._wire, selectors.EVENT_READ, self._hand_out)
+        self._selector.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
+        listening = True
+        while not self._closing:
+            for key, _ in self._selector.select():
+                key.data()
+            self._settle()
+            room = len(self._open) < MAX_IN_FLIGHT and self._wire.fileno() >= 0
+            if room != listening:
+                listening = room
+                if room:
+                    self._selector.register(self._wire, selectors.EVENT_READ, self._hand_out)
+                elif self._wire.fileno() >= 0:
+                    self._selector.unregister(self._wire)
+
+    def _hand_out(self) -> None:
+        try:
+            asked = self._wire.recv(1)
+        except OSError:
+            asked = b""
+        if not asked:  # the kernel is gone
+            self._selector.unregister(self._wire)
+            self._wire.close()
+            self._stopped.cancel("the kernel ended")
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._wire, [b"!"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                return
+        self._open.add(ours)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._begin(ours))
+
+    def _begin(self, connection: socket.socket) -> None:
+        """The first byte of a call is there, or the caller has left."""
+        self._selector.unregister(connection)
+        worker = threading.Thread(target=self._work, args=(connection,), name="rlm-call", daemon=True)
+        self._workers.add(worker)
+        worker.start()
+
+    def _work(self, connection: socket.socket) -> None:
+        try:
+            with suppress(OSError):  # the caller has left: there is nobody to tell
+                self._answer(connection)
+        finally:
+            with self._lock:
+                self._finished.append(connection)
+            self._workers.discard(threading.current_thread())
+            self._notify()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(FRAME_TIMEOUT)
+        try:
+            call = self._read(connection)
+        except EOFError:
+            return
+        except BridgeError as error:
+            messages.send(connection, {"error": _described(error)})
+            return
+        connection.settimeout(None)
+        with self._cancel.child() as cancel, self._stopped.calling(lambda: cancel.cancel("the kernel ended")):
+            with self._lock:
+                self._to_watch.append((connection, cancel))
+            self._notify()
+            reply: dict[str, JSON]
+            try:
+                reply = {"answer": self._handle(call, cancel)}
+            except RLMError as error:
+                reply = {"error": _described(error)}
+            except Exception as error:
+                messages.send(connection, {"error": _described(BridgeError(f"the controller failed: {error!r}"))})
+                raise
+        try:
+            messages.send(connection, reply)
+        except BridgeError as error:
+            messages.send(connection, {"error": _described(error)})
+
+    def _read(self, connection: socket.socket) -> Call:
+        message = messages.receive(connection)
+        fields = {"call": str, "arguments": dict, "cell": str, "key": str}
+        if not isinstance(message, dict) or any(not isinstance(message.get(k), t) for k, t in fields.items()):
+            raise BridgeError("a call must have the fields call, arguments, cell and key")
+        with self._lock:
+            if message["key"] in self._keys:
+                raise BridgeError("this call was made before")
+            self._keys.add(message["key"])
+        return Call(message["call"], message["arguments"], message["cell"], message["key"])
+
+    def _settle(self) -> None:
+        """Watch the connections of calls that have begun, close those that are done."""
+        with self._lock:
+            finished, self._finished = self._finished, []
+            begun, self._to_watch = self._to_watch, []
+        for connection, cancel in begun:
+            if connection not in finished:
+                self._selector.register(connection, selectors.EVENT_READ, self._hung_up(connection, cancel))
+        for connection in finished:
+            if connection in self._selector.get_map():
+                self._selector.unregister(connection)
+            self._open.discard(connection)
+            connection.close()
+
+    def _hung_up(self, connection: socket.socket, cancel: Cancellation) -> Callable[[], None]:
+        # A caller that waits has nothing to say: whatever arrives now is the end of the file, or a fault.
+        def leave() -> None:
+            self._selector.unregister(connection)
+            cancel.cancel("the cell that asked was interrupted")
+
+        return leave
+
+    def _notify(self) -> None:
+        with suppress(OSError):  # full: it is awake already; closed: nobody is left to wake
+            self._wake.send(b".")
+
+
+def _described(error: RLMError) -> dict[str, JSON]:
+    details = {name: value for name, value in vars(error).items() if isinstance(value, str | int | float)}
+    return {"type": type(error).__name__, "message": str(error), "details": details}

@@ -1,0 +1,67 @@
+"""A run as plain lines, one for each event worth telling: for logs, pipes and CI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlm_nb.cli.wording import duration, head, headline, money, outputs_text, plural, tokens
+from rlm_nb.records import (
+    AgentEnded,
+    AgentResult,
+    AgentStarted,
+    CellResult,
+    CellStarted,
+    Event,
+    Iterated,
+    Iteration,
+    Notice,
+    Usage,
+)
+
+
+def told(event: Event, max_iterations: int) -> Iterator[str]:
+    """The lines that tell the event; none for what only moves a progress display."""
+    match event:
+        case Notice(text=text):
+            yield from head(text)
+        case AgentStarted(task=task):
+            yield f"started: {headline(task.prompt)}"
+        case Iterated(iteration=iteration):
+            yield f"iteration {iteration.number}/{max_iterations}: {_done(iteration)} ({_spent(iteration)})"
+        case AgentEnded(result=result):
+            yield ended(result)
+
+
+def detailed(event: Event) -> Iterator[str]:
+    """What `--verbose` adds: the code of each cell as it starts, and what came of it."""
+    match event:
+        case CellStarted(code=code):
+            yield from (f"  >>> {line}" for line in head(code))
+        case Iterated(iteration=iteration):
+            for cell in iteration.cells:
+                yield from (f"  {line}" for line in head(outputs_text(cell.outputs)))
+
+
+def ended(result: AgentResult) -> str:
+    """How an agent ended, in a line."""
+    took = f"{plural(result.iterations, 'iteration')}, {duration(result.ended - result.started)}, {money(result.cost)}"
+    said = result.outcome.stop_reason if result.outcome.source == "none" else result.answer.text
+    return f"{result.status} after {took}: {headline(said)}"
+
+
+def _done(iteration: Iteration) -> str:
+    if not iteration.cells:
+        return headline(iteration.note or "no cell")
+    bad = next((cell for cell in iteration.cells if cell.status != "ok"), None)
+    ran = plural(len(iteration.cells), "cell")
+    return f"{ran} ran" if bad is None else f"{ran} ran, the last {_trouble(bad)}"
+
+
+def _trouble(cell: CellResult) -> str:
+    what = {"error": "raised", "interrupted": "was interrupted", "timeout": "timed out", "died": "lost its kernel"}
+    return f"{what.get(cell.status, cell.status)}: {headline(cell.error or '')}".rstrip(": ")
+
+
+def _spent(iteration: Iteration) -> str:
+    usage: Usage = iteration.reply.usage
+    return f"{duration(iteration.ended - iteration.started)}, {tokens(usage)} tokens, {money(iteration.reply.cost)}"

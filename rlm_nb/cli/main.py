@@ -1,0 +1,58 @@
+"""The `rlm-nb` command: every verb, listed once."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+def main() -> None:
+    """Read the command line, do what it says, and exit with the code that `rlm-nb run --help` explains."""
+    try:
+        app()()
+    except KeyboardInterrupt:  # while the imports below still run: later ones are met by typer, with the same code
+        sys.exit(130)
+
+
+def app() -> typer.Typer:
+    """The command line, without its having been run.
+
+    Nothing is imported until here, so that Ctrl-C finds `main` at its post, and the verbs import what they need when
+    they are called, so that `--help` is there at once.
+    """
+    import typer
+
+    from rlm_nb.cli.run import EXIT_CODES, run
+    from rlm_nb.cli.tree import tree
+
+    commands = typer.Typer(
+        name="rlm-nb",
+        help="Agents whose REPL is a real IPython kernel and whose run is a real notebook.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,  # it would print the values of local variables
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @commands.callback()
+    def options(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit.", callback=_version),
+    ) -> None:
+        """Agents whose REPL is a real IPython kernel and whose run is a real notebook."""
+
+    commands.command(epilog=EXIT_CODES)(run)
+    commands.command()(tree)
+    return commands
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        from rlm_nb.cli.streams import write
+
+        write(f"rlm-nb {version('rlm-nb')}")
+        sys.exit(0)

@@ -1,0 +1,291 @@
+"""`rlm-nb run`: put agents to work on a repository."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlm_nb.cli.streams import tell, write
+from rlm_nb.cli.wording import duration, headline, money, plural, tokens
+
+if TYPE_CHECKING:
+    from rlm_nb.cli.door import Keys
+    from rlm_nb.cli.live import View
+    from rlm_nb.cli.signals import Interruption
+    from rlm_nb.config import Config
+    from rlm_nb.controller import RunResult
+    from rlm_nb.records import AgentResult, Status
+
+EXIT_CODES = (
+    "Exit codes: 0 the task is completed; 1 an error; 2 wrong usage or settings; 3 a fault of rlm-nb itself; "
+    "4 a partial result, since a limit was reached; 130 after Ctrl-C, 143 after SIGTERM."
+)
+EXIT_CODE: dict[Status, int] = {"completed": 0, "error": 1, "partial": 4}
+LIMITS, WHERE = "Limits", "Where"
+FRAME = 0.125
+"""Seconds between two looks at what the agents do."""
+
+
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="REPO_OR_URL", help="The repository or folder to work on, or the URL of one.")
+    ],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="The task; - reads it from stdin.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings (default: config.yaml, if there).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer there instead of stdout.")
+    ] = None,
+    branch: Annotated[
+        str | None,
+        typer.Option("--branch", "-b", metavar="NAME", help="Start from this branch.", rich_help_panel=WHERE),
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(metavar="SHA", help="Start from this commit.", rich_help_panel=WHERE)
+    ] = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text that the agent finds in its REPL as `context`.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            resolve_path=True,
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the run is recorded.", rich_help_panel=WHERE)
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model that answers.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(metavar="USD", help="US dollars, all agents together.", rich_help_panel=LIMITS)
+    ] = None,
+    max_iterations: Annotated[
+        int | None, typer.Option(metavar="N", help="Turns of one agent.", rich_help_panel=LIMITS)
+    ] = None,
+    max_depth: Annotated[
+        int | None, typer.Option(metavar="N", help="How deep sub-agents may nest.", rich_help_panel=LIMITS)
+    ] = None,
+    max_sandboxes: Annotated[
+        int | None, typer.Option(metavar="N", help="Agents in all, the first included.", rich_help_panel=LIMITS)
+    ] = None,
+    max_parallel: Annotated[
+        int | None, typer.Option(metavar="N", help="Sub-agents of one agent at a time.", rich_help_panel=LIMITS)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Seconds for the whole run.", rich_help_panel=LIMITS)
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show code and outputs, debug logging, tracebacks of errors.")
+    ] = False,
+) -> None:
+    """Let an agent work on a repository; its answer goes to stdout, its notebook and its edits are kept.
+
+    The repository itself is only read: edits come back as a patch.
+    """
+    from rlm_nb.cli.door import door
+
+    with door(verbose) as keys:
+        task = _task(prompt)
+        _check_writable(output)
+        from rlm_nb.config import load
+
+        limits = {
+            "max_sandboxes": max_sandboxes,
+            "max_iterations": max_iterations,
+            "max_depth": max_depth,
+            "max_parallel": max_parallel,
+            "global_timeout": timeout,
+        }
+        flags: dict[str, dict[str, Any]] = {
+            "model": {"name": model},
+            "rlm": limits,
+            "budget": {"max_cost": max_cost},
+            "runs": {"dir": runs_dir},
+        }
+        settings = load(config, flags)
+        from rlm_nb import controller
+
+        begin = partial(
+            controller.run,
+            task,
+            source,
+            settings,
+            secrets=keys.secrets,
+            branch=branch,
+            commit=commit,
+            context=context,
+        )
+        view = view_for(settings, keys, verbose)
+        view.say(_announcement(source, settings))
+        sys.exit(run_to_its_end(begin, view, keys, output))
+
+
+def run_to_its_end(begin: Callable[..., RunResult], view: View, keys: Keys, output: Path | None) -> int:
+    """Run, report, hand over the answer; returns the exit code."""
+    from rlm_nb.cli.signals import Interruption
+    from rlm_nb.errors import RLMError
+
+    with Interruption() as interruption:
+        try:
+            result = _followed(begin, view, interruption)
+        except RLMError as error:  # cancelled, or a git that the same Ctrl-C had reached
+            if interruption.signal is None:
+                raise
+            tell(keys.redact(f"Ended before the first agent began: {error}"))
+            return interruption.exit_code
+        for line in summary(result):
+            tell(keys.redact(line))
+        delivered = _deliver(result.root, output)
+        return interruption.exit_code or EXIT_CODE[result.root.status if delivered else "error"]
+
+
+def _followed(begin: Callable[..., RunResult], view: View, interruption: Interruption) -> RunResult:
+    """Run in a thread of its own, and show it in this one, which is the one that signals reach."""
+    from rlm_nb.cancellation import Cancellation
+
+    cancel = Cancellation()
+    with ThreadPoolExecutor(1, "rlm-run") as thread, view:
+        running = thread.submit(begin, listen=view, cancel=cancel)
+        try:
+            while wait([running], FRAME).not_done:
+                if interruption.signal and not cancel.is_cancelled():
+                    view.say("Ending the run and keeping what there is; do that again to end it at once.")
+                    cancel.cancel(interruption.reason)
+                view.paint()
+        except BaseException:
+            cancel.cancel("its view failed")  # or the executor would wait for a run that nobody follows
+            raise
+    return running.result()
+
+
+def view_for(settings: Config, keys: Keys, verbose: bool) -> View:
+    """What shows the run on standard error; with `verbose`, what rlm-nb logs, too."""
+    from rlm_nb.cli.live import View, can_draw
+
+    # A person who types the cells needs the terminal to stay as it is.
+    human = "human" in (settings.model.provider, settings.model.name)
+    view = View(
+        sys.stderr,
+        tree=can_draw(sys.stderr) and not human,
+        max_iterations=settings.rlm.max_iterations,
+        verbose=verbose,
+        redact=keys.redact,
+    )
+    if verbose:
+        # Ours only: other libraries log what they send, keys included.
+        logger = logging.getLogger("rlm_nb")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(_ViewHandler(view))
+    return view
+
+
+class _ViewHandler(logging.Handler):
+    """Log records as lines of the view."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record."""
+        self._view.say(f"{record.name}: {self.format(record)}")
+
+
+def _task(prompt: str) -> str:
+    """The task, read from standard input when it is given as `-`."""
+    if prompt == "-":
+        if sys.stdin is None:
+            raise typer.BadParameter("standard input is closed", param_hint="--prompt")
+        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the task is not UTF-8", param_hint="--prompt") from None
+    if not prompt.strip():
+        raise typer.BadParameter("the task is empty", param_hint="--prompt")
+    return prompt
+
+
+def _check_writable(output: Path | None) -> None:
+    """Find out before any money is spent whether the answer will have a place."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder", param_hint="--output")
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise typer.BadParameter(f"{output} cannot be written", param_hint="--output")
+
+
+def _announcement(source: str, settings: Config) -> str:
+    rlm, cost = settings.rlm, settings.budget.max_cost
+    limits = [
+        "no cost limit" if cost is None else money(round(cost * 1_000_000)),
+        plural(rlm.max_sandboxes, "agent"),
+        duration(rlm.global_timeout),
+    ]
+    return f"{source} with {settings.model.name}; at most {', '.join(limits)}; recorded in {settings.runs.dir}"
+
+
+def summary(result: RunResult) -> list[str]:
+    """How the run ended, where its notebook and its patch are, and what it took."""
+    root, agents = result.root, list(_everyone(result.root))
+    took = [
+        money(result.balance.spent_cost),
+        f"{tokens(result.balance.spent)} tokens",
+        plural(len(agents), "agent"),
+        duration(root.ended - root.started),
+    ]
+    patch = "none, nothing was changed"
+    if result.patch_file is not None:
+        how = f"git apply {shlex.quote(str(result.patch_file.absolute()))}"
+        patch = f"{_short(result.patch_file)} ({plural(len(root.patch.files), 'file')}); to have it: {how}"
+    return [
+        f"{root.status}: {headline(root.outcome.stop_reason)}",
+        f"notebook: {_short(root.notebook)}",
+        f"patch:    {patch}",
+        *(f"          {headline(note)}" for note in root.patch.notes),
+        f"took:     {', '.join(took)}",
+    ]
+
+
+def _short(path: Path) -> Path:
+    """As seen from the current folder, when it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _everyone(agent: AgentResult) -> Iterator[AgentResult]:
+    yield agent
+    for child in agent.children:
+        yield from _everyone(child)
+
+
+def _deliver(root: AgentResult, output: Path | None) -> bool:
+    """Hand over the answer, if there is one; whether that went well. It is in the notebook in any case."""
+    if root.outcome.source == "none":
+        tell(headline(root.answer.text))
+        return True
+    try:
+        if output is None:
+            write(root.answer.text)
+        else:
+            output.write_text(root.answer.text.rstrip("\n") + "\n", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        tell(f"Error: the answer could not be written to {output or 'stdout'}: {error.strerror or error}")
+        return False
+    return True

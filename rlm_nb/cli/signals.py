@@ -1,0 +1,79 @@
+"""Ctrl-C and its kin while a run goes on: the first one asks for its end, a second one does not ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
+
+# `timeout` and some shells' wrappers send a signal to a process and once more to its group: that is one wish, not two.
+ECHO = 0.3
+
+
+class Interruption:
+    """Notices SIGINT, SIGTERM and SIGHUP in the main thread while its block runs.
+
+    The first one is only remembered in `signal`, for the main thread to act upon. A second one kills every process
+    below this one and ends this one at once, whatever it is doing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports for a process that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    @property
+    def reason(self) -> str:
+        """Why the run is to end, as the end of a sentence."""
+        return (
+            "interrupted by the user"
+            if self.signal == signal.SIGINT
+            else f"stopped by {signal.Signals(self.signal or 0).name}"
+        )
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup, and background jobs of a plain shell
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), now
+        elif now - self._since > ECHO:
+            self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        _kill_descendants()
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h\n")  # the live view hides the cursor
+        os._exit(self.exit_code)
+
+
+def _kill_descendants() -> None:
+    """Kill every process below this one, and what shares a process group with them."""
+    me, group = psutil.Process(), os.getpgrp()
+    for process in me.children(recursive=True):
+        try:
+            theirs = os.getpgid(process.pid)
+            if theirs != group:
+                os.killpg(theirs, signal.SIGKILL)
+            process.kill()
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue  # ended by itself, or with its group a moment ago

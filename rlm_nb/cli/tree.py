@@ -1,0 +1,40 @@
+"""`rlm-nb tree`: the agents of a run, with links to their notebooks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlm_nb.cli.streams import write
+
+
+def tree(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's id, the beginning of one, its folder, or `last`."),
+    ] = "last",
+    runs_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where runs are recorded.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings (default: config.yaml, if there).")
+    ] = None,
+) -> None:
+    """Print the tree of a run's agents: how each one ended, what it cost, and its notebook."""
+    from rlm_nb.cli.door import door
+
+    with door():
+        from rlm_nb.cli.runs import find_run
+        from rlm_nb.config import load
+        from rlm_nb.notebook.tree import as_rich, as_text
+        from rlm_nb.notebook.tree import tree as read_tree
+
+        folder = find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir)
+        node = read_tree(folder)
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            Console(highlight=False).print(as_rich(node))
+        else:
+            write(as_text(node))

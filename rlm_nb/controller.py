@@ -1,0 +1,576 @@
+"""Assembles the parts, and runs one agent, root or child, the same way.
+
+This is the only file that knows every part. Keys, the ledger, depth and limits live here; a kernel can only ask.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import secrets as random
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from rlm_nb.agent.loop import Agent
+from rlm_nb.agent.prompts import Prompts
+from rlm_nb.agent.subagents import Queries, Spawn
+from rlm_nb.bridge.server import Call
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import Config
+from rlm_nb.errors import BridgeError, RLMError, RunFolderError
+from rlm_nb.kernel.client import KernelClient, OnOutput
+from rlm_nb.kernel.launch import Launcher
+from rlm_nb.ledger import BudgetFile, Limits
+from rlm_nb.models import get_model
+from rlm_nb.models.metered import MeteredModel, price_for
+from rlm_nb.notebook.recorder import Recorder
+from rlm_nb.protocols import Listener, Model, Price
+from rlm_nb.records import (
+    JSON,
+    AgentEnded,
+    AgentResult,
+    AgentStarted,
+    Balance,
+    CellResult,
+    Charged,
+    Event,
+    Iteration,
+    Notice,
+    Patch,
+    Reply,
+    Request,
+    Task,
+)
+from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
+from rlm_nb.workspace.scratch import remove_tree, scratch
+from rlm_nb.workspace.worktree import Source, Worktree
+
+FINISHING = 60.0
+"""Seconds before the end of the time that an agent is granted its last turn; a tenth of the time if that is less."""
+
+VERSION = 1
+"""Of the files run.json and result.json."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Args:
+        id: The run's name, and that of its folder.
+        folder: Where everything about it is.
+        root: The root agent's result, with those of all others below it.
+        balance: What the ledger holds in the end.
+        patch_file: The root's edits as a patch; `None` when it changed nothing.
+    """
+
+    id: str
+    folder: Path
+    root: AgentResult
+    balance: Balance
+    patch_file: Path | None
+
+
+def ignore(event: Event) -> None:
+    """A listener that does not care."""
+
+
+def run(
+    prompt: str,
+    source: str | Path,
+    config: Config,
+    *,
+    secrets: Mapping[str, SecretStr] | None = None,
+    branch: str | None = None,
+    commit: str | None = None,
+    context: Path | None = None,
+    listen: Listener = ignore,
+    cancel: Cancellation | None = None,
+    model: Model | None = None,
+) -> RunResult:
+    """Run an agent on a repository, with the sub-agents that it asks for, to its end.
+
+    Args:
+        prompt: The task in words.
+        source: A repository, a folder or a URL. It is only ever read.
+        config: The settings.
+        secrets: The keys of the model's provider, by variable name.
+        branch: Start from this branch or tag, rather than from the state of the checkout.
+        commit: Start from this commit.
+        context: A text file that the agent finds in its REPL as `context`.
+        listen: Told of everything that happens, from the agents' threads.
+        cancel: Stops the run when it is set; there is a result all the same.
+        model: Answers instead of the one that the settings name.
+
+    Raises:
+        RLMError: What kept the run from starting; it leaves nothing behind.
+    """
+    with open_run(
+        prompt,
+        source,
+        config,
+        secrets=secrets,
+        branch=branch,
+        commit=commit,
+        context=context,
+        listen=listen,
+        cancel=cancel,
+        model=model,
+    ) as opened:
+        for _ in opened.iterations():
+            pass
+    return opened.result
+
+
+@contextmanager
+def open_run(
+    prompt: str,
+    source: str | Path,
+    config: Config,
+    *,
+    secrets: Mapping[str, SecretStr] | None = None,
+    branch: str | None = None,
+    commit: str | None = None,
+    context: Path | None = None,
+    listen: Listener = ignore,
+    cancel: Cancellation | None = None,
+    model: Model | None = None,
+) -> Iterator[Run]:
+    """The same as `run`, for callers who want to see each iteration of the root as it comes: `run.iterations()`.
+
+    Arguments and exceptions are those of `run`.
+    """
+    model = model or get_model(config, secrets or {})
+    price = price_for(model, config.budget)
+    if context is not None:
+        context = _readable(context)
+    cancel = cancel or Cancellation()
+    with ExitStack() as stack:
+        folder = stack.enter_context(_run_folder(config))
+        origin = stack.enter_context(
+            Source.open(
+                str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel
+            )
+        )
+        for text in origin.notices:
+            listen(Notice("root", text))
+        limits = _limits(config)
+        opened = Run(
+            task=Task(prompt, context=context),
+            folder=folder,
+            config=config,
+            source=origin,
+            model=model,
+            price=price,
+            ledger=BudgetFile.create(folder / "budget.json", limits),
+            launcher=stack.enter_context(Launcher()),
+            listen=listen,
+            cancel=stack.enter_context(_with_deadline(cancel, config.rlm.global_timeout)),
+        )
+        opened.write_state()
+        yield opened
+
+
+@dataclass
+class Run:
+    """One run while it goes on: what all of its agents share."""
+
+    task: Task
+    folder: Path
+    config: Config
+    source: Source
+    model: Model
+    price: Price
+    ledger: BudgetFile
+    launcher: Launcher
+    listen: Listener
+    cancel: Cancellation
+
+    def __post_init__(self) -> None:
+        self.started = time.time()
+        self._result: RunResult | None = None
+
+    @property
+    def result(self) -> RunResult:
+        """What the run leaves behind; there once `iterations()` is exhausted."""
+        if self._result is None:
+            raise RunFolderError(f"the run {self.folder.name} has not ended")
+        return self._result
+
+    def iterations(self) -> Generator[Iteration, None, None]:
+        """Run the root agent; yields each of its iterations once it is recorded."""
+        root = yield from self.agent(self.task, self.source.base, self.cancel, None, self.listen)
+        patch_file = None
+        if root.patch.text:
+            patch_file = self.folder / "changes.patch"
+            _write(patch_file, root.patch.text)
+        self._result = RunResult(self.folder.name, self.folder, root, self.ledger.balance(), patch_file)
+        self.write_state(root)
+
+    def agent(
+        self, task: Task, base: str, cancel: Cancellation, parent: str | None, above: Listener
+    ) -> Generator[Iteration, None, AgentResult]:
+        """Run one agent: lease → worktree → kernel → recorder → loop; everything is closed in the end.
+
+        Args:
+            task: What it is asked to do, and where it stands in the tree.
+            base: The commit that its worktree starts from.
+            cancel: Stops it; its deadline is when it must have ended.
+            parent: The notebook cell that asked for it, as a link.
+            above: Who is told that it starts and ends: the parent's recorder and whoever watches the run.
+
+        Raises:
+            RLMError: What kept it from its first iteration.
+        """
+        started = time.time()
+        with ExitStack() as stack:
+            begun = stack.enter_context(self.ledger.reserve_sandbox(task.agent))
+            stack.callback(self.ledger.release_agent, task.agent)
+            notebook = self.folder / f"{task.agent}.ipynb"
+            metered = MeteredModel(self.model, self.ledger, self.price, task.agent, self.config.model.max_tokens)
+            asker = _Asker(metered, task.agent, self.ledger, self.listen)
+            prompts = Prompts(task, self.config.rlm, _help(task, self.config), self._facts(task), self._status)
+            recorder = stack.enter_context(
+                Recorder.open(notebook, task=task, system=prompts.system(), about=self._about(), parent=parent)
+            )
+            tell = _both(recorder.listen, self.listen)
+            asker.listen = tell
+            above(AgentStarted(task.agent, task))
+            soft = stack.enter_context(cancel.child(earlier=self._finishing()))
+            home = stack.enter_context(_Home(partial(self._open, task, base, soft, asker, recorder)))
+            begun()
+            agent = Agent(task, asker, home, prompts, self.config.rlm, tell, self.config.model.max_tokens)
+            try:
+                outcome = yield from agent.iterate(soft, cancel)
+            except RLMError:
+                # There is no result that could tell of it: the error itself travels up.
+                stack.callback(notebook.unlink, missing_ok=True)
+                raise
+            result = AgentResult(
+                agent=task.agent,
+                outcome=outcome,
+                patch=home.patch(),
+                notebook=notebook,
+                cost=metered.cost,
+                total_cost=metered.cost + sum(child.total_cost for child in home.children()),
+                usage=metered.usage,
+                iterations=agent.completed,
+                children=tuple(home.children()),
+                started=started,
+                ended=time.time(),
+            )
+            recorder.finish(result)
+        above(AgentEnded(task.agent, result))
+        return result
+
+    def write_state(self, root: AgentResult | None = None) -> None:
+        """run.json, and at the end result.json: what other programs read."""
+        state = {
+            "version": VERSION,
+            "id": self.folder.name,
+            "task": self.task.prompt,
+            "repository": self.source.origin,
+            "commit": self.source.head,
+            "base": self.source.base,
+            "model": self.model.name,
+            "status": root.status if root else "running",
+            "pid": os.getpid(),
+            "started": self.started,
+            **({"ended": time.time()} if root else {}),
+        }
+        if root is not None:
+            result = _as_json(root)
+            state |= {name: result[name] for name in ("answer", "stop_reason", "cost", "total_cost", "children")}
+            _write_json(self.folder / "result.json", result)
+        _write_json(self.folder / "run.json", state)
+
+    def _open(
+        self, task: Task, base: str, cancel: Cancellation, asker: _Asker, recorder: Recorder, stack: ExitStack
+    ) -> tuple[Worktree, KernelClient, Queries]:
+        """An agent's worktree, with a kernel in it."""
+        folder = stack.enter_context(scratch())
+        tree = stack.enter_context(self.source.checkout(task.agent, folder, base))
+
+        def prepare() -> Spawn:
+            # All of a batch start from what the parent's files are now.
+            commit = tree.snapshot(f"{task.agent} asks for sub-agents")
+            return partial(self._spawn, commit, recorder)
+
+        queries = Queries(task, self.config.rlm, prepare, asker, self.config.model.max_tokens)
+        kernel = KernelClient(
+            self.launcher,
+            folder,
+            tree.workdir,
+            lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt",
+            self.config.kernel,
+            {"subagents": _may_delegate(task, self.config), "context": str(task.context) if task.context else None},
+            partial(self._answer, task, queries),
+            cancel,
+        )
+        return tree, stack.enter_context(kernel), queries
+
+    def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
+        """Run a sub-agent to its end, in the thread that asks."""
+        running = self.agent(task, base, cancel, recorder.here(), _both(recorder.listen, self.listen))
+        while True:
+            try:
+                next(running)
+            except StopIteration as end:
+                result: AgentResult = end.value
+                return result
+
+    def _answer(self, task: Task, queries: Queries, call: Call, cancel: Cancellation) -> JSON:
+        """What a kernel may ask for, besides what its own client answers."""
+        if call.name == "rlm_query":
+            return queries.rlm(call.arguments, cancel)
+        if call.name == "llm_query":
+            return queries.llm(call.arguments, cancel)
+        if call.name == "budget":
+            return self._budget(task)
+        raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
+
+    def _budget(self, task: Task) -> dict[str, JSON]:
+        balance = self.ledger.balance()
+        left = balance.left_cost
+        return {
+            "spent_usd": balance.spent_cost / 1e6,
+            "left_usd": None if left is None else left / 1e6,
+            "agents_used": balance.sandboxes,
+            "agents_limit": balance.limit_sandboxes,
+            "seconds_left": balance.seconds_left,
+            "calls": balance.calls,
+            "input_tokens": balance.spent.prompt_tokens,
+            "output_tokens": balance.spent.output_tokens,
+            "depth": task.depth,
+            "max_depth": self.config.rlm.max_depth,
+        }
+
+    def _status(self) -> str:
+        balance = self.ledger.balance()
+        parts = []
+        if balance.left_cost is not None and balance.limit_cost is not None:
+            parts.append(f"${balance.left_cost / 1e6:.2f} of ${balance.limit_cost / 1e6:.2f}")
+        if balance.limit_sandboxes is not None:
+            parts.append(f"{balance.limit_sandboxes - balance.sandboxes} of {balance.limit_sandboxes} agents")
+        if balance.seconds_left is not None:
+            parts.append(f"{balance.seconds_left:.0f} seconds")
+        return f"Left for the whole tree: {', '.join(parts)}."
+
+    def _facts(self, task: Task) -> list[str]:
+        facts = [f"The worktree is a copy of {self.source.origin}"]
+        if self.source.head and not task.depth:
+            facts[0] += f" as it was checked out, at commit {self.source.head[:10]}"
+        if task.depth:
+            facts[0] += " as the agent that asks you has it at this moment"
+        facts[0] += "."
+        if str(self.source.subfolder) != ".":
+            facts.append(f"Your working folder is {self.source.subfolder}/ in it.")
+        if task.context:
+            facts.append(f"`context` holds a text of {task.context.stat().st_size:,} bytes.")
+        return facts
+
+    def _about(self) -> dict[str, JSON]:
+        return {
+            "model": self.model.name,
+            "repository": self.source.origin,
+            "commit": self.source.head,
+            "base": self.source.base,
+            "run": self.folder.name,
+            "isolation": "none: cells run with the rights of the user who started the run",
+        }
+
+    def _finishing(self) -> float:
+        return min(FINISHING, self.config.rlm.global_timeout / 10)
+
+
+class _Home:
+    """An agent's worktree and kernel, opened in the background while the model is asked for the first time."""
+
+    def __init__(self, work: Callable[[ExitStack], tuple[Worktree, KernelClient, Queries]]) -> None:
+        self._work = work
+        self._stack = ExitStack()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-home")
+        self._opening: Future[tuple[Worktree, KernelClient, Queries]] | None = None
+
+    def __enter__(self) -> Self:
+        self._opening = self._pool.submit(self._work, self._stack)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+        self._stack.close()
+
+    def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
+        """Run a cell, once there is a kernel."""
+        assert self._opening is not None
+        return self._opening.result()[1].execute(code, cancel, on_output)
+
+    def patch(self) -> Patch:
+        """What changed in the worktree, if there was one."""
+        assert self._opening is not None
+        return Patch() if self._opening.exception() else self._opening.result()[0].patch()
+
+    def children(self) -> list[AgentResult]:
+        """The sub-agents that were started here."""
+        assert self._opening is not None
+        return [] if self._opening.exception() else self._opening.result()[2].children
+
+
+class _Asker:
+    """The metered model, with everybody told what was charged."""
+
+    def __init__(self, metered: MeteredModel, agent: str, ledger: BudgetFile, listen: Listener) -> None:
+        self._metered, self._agent, self._ledger, self.listen = metered, agent, ledger, listen
+
+    def complete(
+        self,
+        request: Request,
+        cancel: Cancellation,
+        on_text: Callable[[str], None] | None = None,
+        *,
+        finishing: bool = False,
+    ) -> Reply:
+        try:
+            return self._metered.complete(request, cancel, on_text, finishing=finishing)
+        finally:
+            self.listen(Charged(self._agent, self._metered.cost, self._metered.usage, self._ledger.balance()))
+
+
+def _both(first: Listener, second: Listener) -> Listener:
+    def listen(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return listen
+
+
+def _may_delegate(task: Task, config: Config) -> bool:
+    return task.depth < config.rlm.max_depth
+
+
+def _help(task: Task, config: Config) -> dict[str, str]:
+    """The functions of an agent's REPL with their docstrings, as the model reads them."""
+    names = FUNCTIONS + (AGENT_FUNCTIONS if _may_delegate(task, config) else ())
+    help_texts = {}
+    for name in sorted(names, key=str.lower):
+        function = getattr(Functions, name)
+        signature = inspect.signature(function)
+        parameters = ", ".join(
+            parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
+            for parameter in list(signature.parameters.values())[1:]
+        )
+        help_texts[f"{name}({parameters})"] = " ".join((inspect.getdoc(function) or "").split())
+    return help_texts
+
+
+def _limits(config: Config) -> Limits:
+    budget = config.budget
+    return Limits(
+        cost=None if budget.max_cost is None else round(budget.max_cost * 1e6),
+        input_tokens=budget.max_input_tokens,
+        output_tokens=budget.max_output_tokens,
+        calls=budget.max_calls,
+        sandboxes=config.rlm.max_sandboxes,
+        deadline=time.time() + config.rlm.global_timeout,
+    )
+
+
+@contextmanager
+def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellation]:
+    limited = Cancellation(time.monotonic() + seconds)
+    with cancel.calling(lambda: limited.cancel(cancel.reason)):
+        yield limited
+
+
+@contextmanager
+def _run_folder(config: Config) -> Iterator[Path]:
+    """A new folder for a run; it is taken away again when the block raises.
+
+    Raises:
+        RunFolderError: It cannot be made.
+    """
+    runs = config.runs.dir.absolute()
+    made = _missing(runs)
+    folder = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{random.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+        if not (runs / ".gitignore").exists():
+            # Runs are often kept inside the repository that they work on.
+            (runs / ".gitignore").write_text("*\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    except OSError as error:
+        _take_away(folder, made)
+        raise RunFolderError(f"{runs}: runs cannot be recorded here: {error.strerror}; see --runs-dir") from error
+    try:
+        yield folder
+    except BaseException:
+        _take_away(folder, made)
+        raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders on the way to `folder` that do not exist yet, deepest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _take_away(folder: Path, made: list[Path]) -> None:
+    remove_tree(folder)
+    for path in made:
+        others = [entry for entry in path.iterdir() if entry.name != ".gitignore"] if path.is_dir() else [path]
+        if others:
+            return
+        remove_tree(path)
+
+
+def _readable(context: Path) -> Path:
+    try:
+        with context.open("rb"):
+            return context.absolute()
+    except OSError as error:
+        raise RunFolderError(f"{context}: the context cannot be read: {error.strerror}") from error
+
+
+def _as_json(result: AgentResult) -> dict[str, Any]:
+    return {
+        "agent": result.agent,
+        "status": result.status,
+        "answer": result.answer.value,
+        "answer_source": result.outcome.source,
+        "stop_reason": result.outcome.stop_reason,
+        "notebook": result.notebook.name,
+        "cost": result.cost / 1e6,
+        "total_cost": result.total_cost / 1e6,
+        "usage": vars(result.usage),
+        "iterations": result.iterations,
+        "files": list(result.patch.files),
+        "commit": result.patch.commit,
+        "started": result.started,
+        "ended": result.ended,
+        "children": [_as_json(child) for child in result.children],
+    }
+
+
+def _write_json(path: Path, value: JSON) -> None:
+    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside, then in its place: whoever reads finds the old file or the new one. Raises `RunFolderError`."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_bytes(text.encode("utf-8", "surrogateescape"))
+        beside.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,240 @@
+"""Kernel processes: started through jupyter_client, ready when they say so, ended with all that they started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import ExitStack, suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import psutil
+import zmq
+from jupyter_client import AsyncKernelManager, BlockingKernelClient
+from jupyter_client.kernelspec import KernelSpec
+
+from rlm_nb.bridge.client import VARIABLE
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import KernelStartError
+from rlm_nb.kernel import environment
+
+MAX_MESSAGE = 64 << 20
+"""Bytes of one message that we take; a kernel that sends more is cut off from that message."""
+
+_UNIX_PATH = 100
+"""The longest path of a unix socket is 107 bytes; a little of that is the socket's own name."""
+
+T = TypeVar("T")
+
+
+class Launcher:
+    """Starts the kernels of one controller.
+
+    jupyter_client manages kernels with asyncio; its event loop lives here, in one thread, for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rlm-launcher", daemon=True)
+        self.context = zmq.Context()
+        self.context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        self.context.setsockopt(zmq.LINGER, 0)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.context.destroy(linger=0)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of jupyter_client's in the loop, and wait for it here."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def start(self, folder: Path, workdir: Path, wire: int) -> Process:
+        """Start a kernel process; it is ready once it has said hello on the bridge.
+
+        Args:
+            folder: The agent's own folder, for HOME, temporary files, sockets and the log.
+            workdir: Where cells run.
+            wire: The file descriptor of the kernel's end of the bridge.
+
+        Raises:
+            KernelStartError: The process could not be started at all.
+        """
+        return Process(self, folder, workdir, wire)
+
+
+class Process:
+    """One kernel process and the channels to it."""
+
+    def __init__(self, launcher: Launcher, folder: Path, workdir: Path, wire: int) -> None:
+        self._launcher = launcher
+        self._stack = ExitStack()
+        self._log = folder / "kernel.log"
+        sockets = self._stack.enter_context(_socket_folder(folder))
+        self._manager = AsyncKernelManager(
+            transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/connection.json"
+        )
+        self._manager._kernel_spec = kernel_spec()
+        # CurveZMQ guards sockets that others can reach; these lie in a folder of our own, and ipc needs no encryption.
+        self._manager.transport_encryption = "disabled"
+        with self._log.open("ab") as log:
+            try:
+                launcher.run(
+                    self._manager.start_kernel(
+                        cwd=str(workdir),
+                        env=_environment(folder, wire),
+                        pass_fds=(wire,),
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+            except OSError as error:
+                self._stack.close()
+                raise KernelStartError(f"the kernel could not be started: {error}") from error
+        self.pid: int = self._manager.provisioner.pid
+        self.exit_fd = _exit_descriptor(self.pid, self._stack)
+        self._client: BlockingKernelClient | None = None
+
+    @property
+    def client(self) -> BlockingKernelClient:
+        """The channels; opened at the first use, once the kernel has bound its sockets."""
+        if self._client is None:
+            client = BlockingKernelClient(context=self._launcher.context)
+            client.load_connection_info(self._manager.get_connection_info())
+            client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
+            self._client = client
+        return self._client
+
+    def wait_until_ready(self, said_hello: threading.Event, timeout: float, cancel: Cancellation) -> None:
+        """Wait for the kernel's word that it is ready, and for its iopub channel.
+
+        Raises:
+            KernelStartError: It died, or the time is up; the message holds the end of its log.
+            CancelledError: `cancel` was set.
+        """
+        end = time.monotonic() + timeout
+        while not said_hello.wait(0.02):
+            cancel.check()
+            if (code := self.exit_code()) is not None:
+                raise KernelStartError(f"the kernel ended while it was starting ({_ended(code)}){self._log_tail()}")
+            if time.monotonic() > end:
+                raise KernelStartError(f"the kernel was not ready after {timeout:g} seconds{self._log_tail()}")
+        while True:
+            cancel.check()
+            if self.client.iopub_channel.socket.poll(200):
+                if self.client.iopub_channel.get_msg(timeout=0)["msg_type"] == "iopub_welcome":
+                    return
+            elif time.monotonic() > end:
+                raise KernelStartError(f"the kernel's output channel was silent for {timeout:g} s{self._log_tail()}")
+
+    def exit_code(self) -> int | None:
+        """`None` while it lives; below 0 for the signal that ended it."""
+        code: int | None = self._launcher.run(self._manager.provisioner.poll())
+        return code
+
+    def how_it_ended(self) -> str:
+        """For people and models: `exit code 3`, `signal SIGSEGV`."""
+        code = self.exit_code()
+        return _ended(code) if code is not None else "it still runs"
+
+    def interrupt(self) -> None:
+        """Ask the kernel to interrupt its cell, and what the cell started."""
+        self.client.control_channel.send(self.client.session.msg("interrupt_request", content={}))
+
+    def close(self) -> None:
+        """End the process with everything that it started, at once, and leave nothing of it."""
+        _kill_tree(self.pid)
+        if self._client is not None:
+            self._client.stop_channels()
+        self._launcher.run(self._reap())
+        self._stack.close()
+
+    async def _reap(self) -> None:
+        # The process is dead, or will be in a moment: SIGKILL cannot be refused.
+        while await self._manager.provisioner.poll() is None:
+            await asyncio.sleep(0.005)
+        await self._manager.provisioner.wait()
+        self._manager.cleanup_connection_file()
+        self._manager.cleanup_ipc_files()
+        await self._manager.cleanup_resources()
+
+    def _log_tail(self) -> str:
+        text = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        return f"; its last words:\n{text}" if text else ""
+
+
+def kernel_spec() -> KernelSpec:
+    """The kernelspec `rlm` that was installed with this very package, whatever else the machine has under that name."""
+    for file in metadata.files("rlm-nb") or ():
+        if file.match("share/jupyter/kernels/rlm/kernel.json"):
+            return KernelSpec.from_resource_dir(str(Path(str(file.locate())).resolve().parent))
+    raise KernelStartError("the kernelspec `rlm` is not installed; reinstall rlm-nb with pip")
+
+
+def _environment(folder: Path, wire: int) -> dict[str, str]:
+    """What a kernel gets to see: nothing of the controller's but how to find programs and which language to speak."""
+    places = {"HOME": folder / "home", "TMPDIR": folder / "tmp", "IPYTHONDIR": folder / "home" / ".ipython"}
+    for place in places.values():
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {
+        **environment.allowed(os.environ),
+        **{name: str(place) for name, place in places.items()},
+        "JPY_PARENT_PID": str(os.getpid()),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        VARIABLE: str(wire),
+    }
+
+
+def _socket_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A 0700 folder whose path leaves room for the name of a unix socket."""
+    short = len(os.fsencode(folder)) + len("/s-12345678/k-5") <= _UNIX_PATH
+    return tempfile.TemporaryDirectory(prefix="s-" if short else "rlm-s-", dir=folder if short else "/tmp")
+
+
+def _exit_descriptor(pid: int, stack: ExitStack) -> int | None:
+    """A descriptor that becomes readable when the process ends; `None` where the system has none."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None  # an older kernel: the caller looks at intervals instead
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _kill_tree(pid: int) -> None:
+    """SIGKILL to the process, its group, and all that descend from it, sessions of their own included."""
+    try:
+        descendants = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        descendants = []
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    for process in descendants:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

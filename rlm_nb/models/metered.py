@@ -1,0 +1,243 @@
+"""Any model, with the ledger asked before and charged after."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Protocol
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import BudgetSettings, TokenPrices
+from rlm_nb.errors import UnknownModelError
+from rlm_nb.protocols import CallLease, Ledger, Model, Price
+from rlm_nb.records import Message, Reply, Request, Usage
+
+MESSAGE_OVERHEAD = 16
+"""Tokens that a provider may add around each message and the system prompt: roles, separators, cache marks."""
+
+
+class Purse(Ledger, Protocol):
+    """A ledger that tells an agent's conversation from questions beside it, and that a call can wait for."""
+
+    def reserve_call(
+        self,
+        agent: str,
+        price: Price,
+        prompt_tokens: int,
+        max_tokens: int,
+        *,
+        finishing: bool = False,
+        aside: bool = False,
+        cancel: Cancellation | None = None,
+    ) -> CallLease:
+        """See `ledger.BudgetFile.reserve_call`."""
+        ...
+
+
+class MeteredModel:
+    """A model as one agent sees it: each call is reserved in the ledger, asked, and charged, whatever becomes of it.
+
+    Safe to call from several threads at once, as `llm_query_batched` does.
+
+    Args:
+        model: Who answers.
+        ledger: Who pays.
+        price: What the model's tokens cost; see `price_for`.
+        agent: Whose calls these are.
+        max_tokens: The longest reply that is asked for, whatever a request says.
+    """
+
+    def __init__(self, model: Model, ledger: Purse, price: Price, agent: str, max_tokens: int) -> None:
+        self._model, self._ledger, self._price = model, ledger, price
+        self._agent, self._max_tokens = agent, max_tokens
+        self._lock = threading.Lock()
+        self._cost, self._usage, self._calls = 0, Usage(), 0
+        self._last: _Turn | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's id."""
+        return self._model.name
+
+    @property
+    def cost(self) -> int:
+        """Micro-dollars of all calls so far."""
+        return self._cost
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all calls so far, as far as they are known."""
+        return self._usage
+
+    @property
+    def calls(self) -> int:
+        """How many were made, those that failed included."""
+        return self._calls
+
+    def complete(
+        self,
+        request: Request,
+        cancel: Cancellation,
+        on_text: Callable[[str], None] | None = None,
+        *,
+        finishing: bool = False,
+    ) -> Reply:
+        """Ask once, with no more `max_tokens` than can be paid; the reply carries its cost.
+
+        Args:
+            request: What is asked.
+            cancel: Ends the call, and the wait for its money, with `CancelledError`.
+            on_text: Called with each piece of text as it arrives.
+            finishing: Whether this is the agent's last turn, paid from what was set aside for it.
+
+        Raises:
+            BudgetExceededError: Not even a short reply can be paid.
+            ModelError: No reply.
+            CancelledError: `cancel` was set.
+        """
+        cancel.check()  # what was never sent is not charged
+        lease = self._ledger.reserve_call(
+            self._agent,
+            self._price,
+            self._prompt_bound(request),
+            min(request.max_tokens, self._max_tokens),
+            finishing=finishing,
+            aside=request.turn == 0,
+            cancel=cancel,
+        )
+        try:
+            reply = self._model.complete(replace(request, max_tokens=lease.max_tokens), cancel, on_text)
+        except BaseException as error:
+            # A ModelError says what was charged; of a call that was cancelled, or broke in another way, nobody knows.
+            usage = getattr(error, "usage", None)
+            self._settle(lease, usage if isinstance(usage, Usage) else None)
+            raise
+        # Every prompt has tokens: a paid service that counts none has not told us.
+        known = reply.usage.prompt_tokens > 0 or self._is_free()
+        cost = self._settle(lease, reply.usage if known else None)
+        if request.turn > 0 and reply.usage.prompt_tokens:
+            self._last = _Turn(request, reply.text, reply.usage)
+        return replace(reply, cost=cost)
+
+    def _settle(self, lease: CallLease, usage: Usage | None) -> int:
+        cost = lease.settle(usage)
+        with self._lock:
+            self._calls += 1
+            self._cost += cost
+            self._usage += usage or Usage()
+        return cost
+
+    def _is_free(self) -> bool:
+        return self._price(Usage(1_000_000, 1_000_000)) == 0
+
+    def _prompt_bound(self, request: Request) -> int:
+        """No fewer tokens than the prompt can have: as counted where it repeats the last turn, by bytes where not."""
+        last = self._last
+        if request.turn == 0 or last is None or not last.is_repeated_by(request):
+            return MESSAGE_OVERHEAD + _bytes(request.system) + _bound(request.messages)
+        tokens, new = last.usage.prompt_tokens, request.messages[len(last.request.messages) :]
+        if new[:1] == (Message("assistant", last.text),):
+            tokens, new = tokens + MESSAGE_OVERHEAD + last.usage.output_tokens, new[1:]
+        return tokens + _bound(new)
+
+
+def price_for(model: Model, budget: BudgetSettings) -> Price:
+    """What `model` costs: by a price of its own, as scripted models may have, else by its name.
+
+    Raises:
+        UnknownModelError: See `price_of`.
+    """
+    own: Price | None = getattr(model, "price", None)
+    return own if own is not None else price_of(model.name, budget)
+
+
+def price_of(model_name: str, budget: BudgetSettings) -> Price:
+    """What a model costs: as `budget.prices` says, else as the list of `genai-prices` does.
+
+    Raises:
+        UnknownModelError: Neither knows it, and `budget.unpriced` is not set.
+    """
+    if model_name in budget.prices:
+        return configured_price(budget.prices[model_name])
+    if model_name == "human" or model_name.startswith("scripted:"):
+        return _free
+    try:
+        return _list_price(model_name)
+    except LookupError:
+        if budget.unpriced:
+            return _free
+        raise UnknownModelError(
+            f"nobody knows what {model_name} costs: write its price under budget.prices in config.yaml, "
+            "or set budget.unpriced: true to run it without counting money",
+            usage=Usage(),
+        ) from None
+
+
+def configured_price(prices: TokenPrices) -> Price:
+    """Dollars per million tokens, that is micro-dollars per token; a rate that is left out is that of input."""
+
+    def exact(dollars: float | None) -> Decimal:
+        return Decimal(str(prices.input if dollars is None else dollars))  # 0.1 is a tenth
+
+    rates = exact(prices.input), exact(prices.output), exact(prices.cache_read), exact(prices.cache_write)
+
+    def price(usage: Usage) -> int:
+        counts = usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_write_tokens
+        return math.ceil(sum((rate * count for rate, count in zip(rates, counts, strict=True)), Decimal(0)))
+
+    return price
+
+
+def _list_price(model_name: str) -> Price:
+    """The list's price, its steps by the size of the prompt included."""
+    import genai_prices  # takes 0.3 s, and not every run needs it
+
+    def price_at(when: datetime, usage: Usage) -> int:
+        if usage == Usage():
+            return 0  # some lists have a price for the call itself: this one was refused
+        # There, the input tokens include the cached ones.
+        counts = genai_prices.Usage(
+            input_tokens=usage.prompt_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+        )
+        listed = genai_prices.calc_price(counts, model_name, genai_request_timestamp=when)
+        return math.ceil(listed.total_price * 1_000_000)
+
+    # Some prices change with the time of day, and a call may begin in one hour and be billed in the next: the dearest
+    # hour of today counts.
+    now = datetime.now(UTC)
+    hours = [now.replace(hour=hour, minute=59) for hour in range(24)]
+    dearest = max(hours, key=lambda hour: price_at(hour, Usage(1_000_000, 1_000_000)))
+    return lambda usage: price_at(dearest, usage)
+
+
+def _free(usage: Usage) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """The last turn of the conversation, whose prompt the next one repeats."""
+
+    request: Request
+    text: str
+    usage: Usage
+
+    def is_repeated_by(self, request: Request) -> bool:
+        begins = request.messages[: len(self.request.messages)] == self.request.messages
+        return begins and request.system == self.request.system
+
+
+def _bound(messages: tuple[Message, ...]) -> int:
+    return sum(MESSAGE_OVERHEAD + _bytes(message.content) for message in messages)
+
+
+def _bytes(text: str) -> int:
+    """The length in UTF-8: a token is at least one byte."""
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,228 @@
+"""The file: cells as text, joined and put in place at once, so that whoever looks finds a whole notebook."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from rlm_nb.errors import RunFolderError
+from rlm_nb.notebook.metadata import Node
+
+PAUSE = 0.5
+"""Seconds between two saves while a cell streams."""
+
+SHARE = 5
+"""A save that took t is not repeated before SHARE × t has passed: a huge notebook must not keep the disk busy."""
+
+BUFFER = 1 << 20
+"""Bytes handed to the system at once: with Python's 8 KiB the calls cost as much as the writing."""
+
+
+class Document:
+    """A notebook that grows, byte for byte in the form that nbformat itself would write.
+
+    Every method may be called from any thread. Lone surrogates become their escapes as text (`\\udc80`), and NaN and
+    infinities their names: a notebook, which is UTF-8 and JSON, has no form for either.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._beside = path.with_name(f".{path.name}.part")  # hidden: not to be mistaken for one more notebook
+        self._nodes: dict[str, Node] = {}
+        self._texts: dict[str, bytes] = {}
+        self._metadata: Mapping[str, Any] = {}
+        self._failed = False
+        self._saved = True
+        self._took = 0.0
+        self._lock = threading.Lock()  # the notebook in memory; never held while a disk is waited for
+        self._writing = threading.Lock()  # the file; taken before `_lock`, so that saves land in order
+        self._due = threading.Event()
+        self._closed = threading.Event()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While the block runs, `save_soon` works; its end waits for what is left to save.
+
+        Raises:
+            RunFolderError: At the end, when the last save failed. An error of the block itself goes first.
+        """
+        saver = threading.Thread(target=self._save_when_due, name=f"saves {self.path.name}", daemon=True)
+        saver.start()
+        try:
+            yield
+        except BaseException as error:
+            self._stop(saver)
+            try:
+                self._save_rest()
+            except RunFolderError as unsaved:
+                error.add_note(str(unsaved))
+            raise
+        self._stop(saver)
+        self._save_rest()
+
+    def __contains__(self, cell: str) -> bool:
+        return cell in self._nodes
+
+    def __getitem__(self, cell: str) -> Node:
+        """The cell with this id; to change it, `put` a new one."""
+        return self._nodes[cell]
+
+    def put(self, node: Node) -> None:
+        """Add a cell below the others, or replace the one with its id where it stands."""
+        with self._lock:
+            self._nodes[node["id"]] = node
+            self._texts.pop(node["id"], None)
+            self._saved = False
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the notebook's own metadata."""
+        with self._lock:
+            self._metadata = metadata
+            self._saved = False
+
+    def save_soon(self) -> None:
+        """Save within `PAUSE` seconds or so, together with whatever else changes until then."""
+        self._due.set()
+
+    def save(self) -> None:
+        """Put everything on disk now.
+
+        Raises:
+            RunFolderError: The disk refused; the file holds what was saved before.
+        """
+        with self._writing:
+            with self._lock:
+                parts = self._parts()
+                self._saved = True
+            began = time.monotonic()
+            try:
+                # Without fsync: a killed process takes nothing back that it has handed to the system, and what a
+                # power cut may cost is not worth waiting for a disk in every iteration.
+                with self._beside.open("wb", buffering=BUFFER) as file:
+                    file.writelines(parts)
+                self._beside.replace(self.path)
+            except OSError as error:
+                with self._lock:
+                    self._saved, self._failed = False, True
+                with suppress(OSError):  # the half of it that fitted on a full disk
+                    self._beside.unlink(missing_ok=True)
+                raise RunFolderError(f"{self.path}: cannot be saved: {error.strerror or error}") from error
+            self._failed = False
+            self._took = time.monotonic() - began
+
+    def insist(self) -> None:
+        """Save again if a save in the background failed.
+
+        Raises:
+            RunFolderError: It fails still.
+        """
+        if self._failed:
+            self.save()
+
+    def _parts(self) -> list[bytes]:
+        """The file in pieces. Only what changed is written as JSON anew."""
+        for name in self._nodes.keys() - self._texts.keys():
+            self._texts[name] = _cell_text(self._nodes[name])
+        opening, closing = _frame(self._metadata)
+        parts = [opening]
+        for name in self._nodes:
+            parts += [self._texts[name], b",\n"]
+        parts[-1] = closing
+        return parts
+
+    def _save_when_due(self) -> None:
+        while not self._closed.is_set():
+            self._due.wait()
+            self._closed.wait(max(PAUSE, SHARE * self._took))
+            self._due.clear()
+            try:
+                self._save_rest()
+            except RunFolderError:
+                continue  # remembered, and told to the next caller of `save` or `insist`
+
+    def _stop(self, saver: threading.Thread) -> None:
+        self._closed.set()
+        self._due.set()
+        saver.join()
+
+    def _save_rest(self) -> None:
+        if not self._saved:
+            self.save()
+
+
+def _cell_text(node: Node) -> bytes:
+    opening, closing = _empty_frame()
+    return _written([_valid(node)], {}).removeprefix(opening).removesuffix(closing)
+
+
+@functools.cache
+def _empty_frame() -> tuple[bytes, bytes]:
+    return _frame({})
+
+
+def _frame(metadata: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """What stands before the first and after the last cell of a notebook that has any."""
+    before, _, after = _written([], metadata).partition(b"[]")
+    return before + b"[\n", b"\n ]" + after
+
+
+def _written(nodes: list[Node], metadata: Mapping[str, Any]) -> bytes:
+    """A notebook as nbformat writes it to a file."""
+    notebook = {"cells": nodes, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    try:
+        text: str = nbformat.v4.writes(nbformat.v4.to_notebook(notebook), allow_nan=False)
+    except ValueError:  # a NaN somewhere: rare, so only now is it looked for
+        text = nbformat.v4.writes(nbformat.v4.to_notebook(_finite(notebook)), allow_nan=False)
+    text += "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Surrogates can only stand inside strings, where a doubled backslash makes them the text of their escape.
+        return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode()
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _valid(node: Node) -> Node:
+    """The cell, with a sentence in place of each output that is none: a kernel may send what it likes."""
+    if node["cell_type"] != "code" or _is_valid(node):
+        return node
+    return {
+        **node,
+        "outputs": [output if _is_valid({**node, "outputs": [output]}) else _REFUSED for output in node["outputs"]],
+    }
+
+
+def _is_valid(node: Node) -> bool:
+    try:
+        nbformat.validate({"cells": [node], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    except nbformat.ValidationError:
+        return False
+    return True
+
+
+_REFUSED = {
+    "output_type": "stream",
+    "name": "stderr",
+    "text": "[An output was left out here: the kernel sent it in a form that notebooks do not have.]\n",
+}

@@ -1,0 +1,214 @@
+"""Writes down what an agent does while it does it: events in, a whole notebook on disk after each of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rlm_nb.errors import RunFolderError
+from rlm_nb.notebook import layout
+from rlm_nb.notebook.document import Document
+from rlm_nb.notebook.metadata import Child, Head, relative, write_notebook
+from rlm_nb.records import (
+    JSON,
+    AgentEnded,
+    AgentResult,
+    AgentStarted,
+    Asked,
+    CellOutput,
+    CellStarted,
+    Charged,
+    Event,
+    Iterated,
+    Iteration,
+    Notice,
+    Replied,
+    Task,
+)
+
+NOTICES = 100
+"""How many notices a notebook keeps, the latest."""
+
+
+class Recorder:
+    """One agent's notebook while it grows; `open` makes one. Its `listen` is a `protocols.Listener`."""
+
+    def __init__(self, document: Document, head: Head) -> None:
+        self._document = document
+        self._folder = document.path.parent
+        self._head = head
+        self._code: dict[int, tuple[str, ...]] = {}
+        self._running = ""
+        self._late: set[str] = set()
+        self._lock = threading.Lock()  # events of children and late outputs come from threads of their own
+        self._state_head()
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, path: Path, *, task: Task, system: str, about: Mapping[str, JSON], parent: str | None
+    ) -> Iterator[Recorder]:
+        """Start the notebook of an agent, and save what is left when the block ends.
+
+        Args:
+            path: Where it is written; the folder exists, the file does not.
+            task: What the agent was asked.
+            system: Its system prompt.
+            about: What else should be kept, shown as a table.
+            parent: A link to the cell that started it, `root.ipynb#cell-id=it-002-code-1`; `None` for the root.
+
+        Raises:
+            RunFolderError: There is a notebook already, or it cannot be written.
+        """
+        if path.exists():
+            raise RunFolderError(f"{path}: already holds the record of an agent; choose another folder")
+        document = Document(path)
+        recorder = cls(document, Head(task=task, system=system, about=about, parent=parent, started=time.time()))
+        document.save()
+        with document.saving():
+            try:
+                yield recorder
+            finally:
+                recorder._leave()
+
+    def listen(self, event: Event) -> None:
+        """Record an event of this agent, or of a sub-agent that it started; all others are somebody else's.
+
+        A reply and a complete iteration are on disk when this returns; the rest follows within a second.
+
+        Raises:
+            RunFolderError: The notebook cannot be saved. Raised where an iteration begins or ends, never for an
+                output, which comes from a thread that has a kernel to look after.
+        """
+        own, parent = event.agent == self._head.task.agent, event.agent.rpartition(".")[0]
+        if own:
+            with self._lock:
+                self._record(event)
+        elif parent == self._head.task.agent and isinstance(event, AgentStarted | AgentEnded):
+            with self._lock:
+                self._record_child(event)
+        else:
+            return
+        if own and isinstance(event, Replied | Iterated):
+            self._document.save()
+        elif own and isinstance(event, Asked):
+            self._document.insist()  # before the next reply is paid for
+        self._document.save_soon()
+
+    def here(self) -> str:
+        """A link to the cell that is running, for the notebooks of the sub-agents that it starts."""
+        with self._lock:
+            return f"{self._document.path.name}#cell-id={self._running or layout.HEAD}"
+
+    def finish(self, result: AgentResult) -> None:
+        """Add the answer, and bring the header up to date.
+
+        Raises:
+            RunFolderError: The notebook cannot be saved.
+        """
+        with self._lock:
+            known = {child.agent: child for child in self._head.subagents}
+            started = [self._child(child, known.pop(child.agent, None)) for child in result.children]
+            self._head = replace(
+                self._head,
+                state=result.status,
+                outcome=result.outcome,
+                patch=replace(result.patch, text=""),
+                cost=result.cost,
+                total_cost=result.total_cost,
+                usage=result.usage,
+                subagents=(*started, *known.values()),
+                ended=result.ended,
+            )
+            self._document.put(layout.final(result.outcome, result.patch))
+            self._state_head()
+        self._document.save()
+
+    def _record(self, event: Event) -> None:
+        match event:
+            case Asked(number=number):
+                self._head = replace(self._head, turn=number)
+            case Replied(number=number, message=message, reply=reply, code=code):
+                self._code = {number: code}
+                begun = Iteration(event.agent, number, message, reply)
+                self._document.put(layout.think(begun, code, self._folder, complete=False))
+                for index, source in enumerate(code, 1):
+                    self._document.put(layout.waiting(number, index, source, "pending"))
+                return
+            case CellStarted(number=number, index=index, code=source):
+                self._running = layout.code_id(number, index)
+                self._document.put(layout.waiting(number, index, source, "running"))
+                return
+            case CellOutput():
+                self._record_output(event)
+                return
+            case Iterated(iteration=iteration):
+                self._record_iteration(iteration)
+                self._head = replace(self._head, turn=max(self._head.turn, iteration.number))
+            case Charged(cost=cost, usage=usage):
+                self._head = replace(self._head, cost=cost, usage=usage)
+            case Notice(text=text):
+                self._head = replace(self._head, notices=(*self._head.notices, text)[-NOTICES:])
+            case _:
+                return
+        self._state_head()
+
+    def _record_output(self, event: CellOutput) -> None:
+        name = layout.code_id(event.number, event.index)
+        if name not in self._document:
+            return
+        if name != self._running:
+            self._late.add(name)
+        self._document.put({**self._document[name], "outputs": list(event.outputs)})
+
+    def _record_iteration(self, iteration: Iteration) -> None:
+        number = iteration.number
+        code = self._code.pop(number, tuple(cell.code for cell in iteration.cells))
+        self._document.put(layout.think(iteration, code, self._folder, complete=True))
+        for index, cell in enumerate(iteration.cells, 1):
+            name = layout.code_id(number, index)
+            # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
+            outputs = self._document[name]["outputs"] if name in self._late else cell.outputs
+            self._document.put(layout.ran(number, index, cell, self._folder, outputs))
+        for index in range(len(iteration.cells) + 1, len(code) + 1):
+            self._document.put(layout.waiting(number, index, code[index - 1], "skipped"))
+        self._running = ""
+        self._late.clear()
+
+    def _record_child(self, event: AgentStarted | AgentEnded) -> None:
+        known = {child.agent: child for child in self._head.subagents}
+        if isinstance(event, AgentStarted):
+            task = layout.first_line(event.task.prompt)
+            # Where it will be: its notebook is opened a moment after this.
+            known[event.agent] = Child(event.agent, task, self._running or None, f"{event.agent}.ipynb")
+        else:
+            known[event.agent] = self._child(event.result, known.get(event.agent))
+        self._head = replace(self._head, subagents=tuple(known.values()))
+        self._state_head()
+
+    def _child(self, result: AgentResult, known: Child | None) -> Child:
+        """A sub-agent that has ended, and those below it."""
+        return Child(
+            agent=result.agent,
+            task=known.task if known else "",
+            cell=known.cell if known else None,
+            notebook=relative(result.notebook, self._folder) if result.notebook.exists() else None,
+            state=result.status,
+            cost=result.total_cost,
+            children=tuple(self._child(child, None) for child in result.children),
+        )
+
+    def _leave(self) -> None:
+        """Say that it is unfinished if nobody said how it ended; what is unsaved is saved by the document."""
+        with self._lock:
+            if self._head.outcome is None:
+                self._head = replace(self._head, state="unfinished", ended=time.time())
+                self._state_head()
+
+    def _state_head(self) -> None:
+        self._document.describe(write_notebook(self._head))
+        self._document.put(layout.head(self._head))

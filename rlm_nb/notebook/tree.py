@@ -1,0 +1,127 @@
+"""The agents of a run as a tree, put together from whatever notebooks are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.style import Style
+from rich.text import Text
+from rich.tree import Tree
+
+from rlm_nb.errors import NotebookError
+from rlm_nb.notebook.layout import duration, first_line, money
+from rlm_nb.notebook.reader import read
+from rlm_nb.records import Status
+
+
+@dataclass(frozen=True)
+class Node:
+    """An agent in the tree.
+
+    Args:
+        agent: Its path in the tree.
+        notebook: Its notebook, which need not exist.
+        status: How it ended; `unfinished` while it goes on or when it was killed; `damaged` when nobody can tell.
+        task: The first line of its task.
+        iterations: How many are complete.
+        cost: Micro-dollars, its own calls only.
+        seconds: From its start to its end, or to the last sign of life.
+        fault: What is wrong with the notebook, or `None`.
+        children: The sub-agents, in order.
+    """
+
+    agent: str
+    notebook: Path
+    status: Status | Literal["unfinished", "damaged"]
+    task: str = ""
+    iterations: int = 0
+    cost: int = 0
+    seconds: float = 0.0
+    fault: str | None = None
+    children: tuple[Node, ...] = ()
+
+
+def tree(run_folder: Path) -> Node:
+    """Read all notebooks of a run, which may be going on or have crashed; damaged ones are named, not fatal.
+
+    Raises:
+        NotebookError: The folder holds no run.
+    """
+    agents = {path.stem for path in run_folder.glob("*.ipynb") if _AGENT.fullmatch(path.stem)}
+    if not agents:
+        raise NotebookError(f"{run_folder}: there is no run here (no root.ipynb)")
+    return _node("root", agents, run_folder)
+
+
+_AGENT = re.compile(r"root(\.\d+)*")
+
+
+def as_text(node: Node) -> str:
+    """The tree in plain lines, each with the path of its notebook."""
+    return "\n".join(_lines(node, "", ""))
+
+
+def as_rich(node: Node) -> Tree:
+    """The tree for a terminal, where an agent's name opens its notebook."""
+    branch = Tree(_label(node))
+    for child in node.children:
+        branch.children.append(as_rich(child))
+    return branch
+
+
+def _node(agent: str, agents: set[str], folder: Path) -> Node:
+    path = folder / f"{agent}.ipynb"
+    below = {".".join(name.split(".")[: agent.count(".") + 2]) for name in agents if name.startswith(f"{agent}.")}
+    try:
+        recorded = read(path)
+        last_sign = recorded.ended or path.stat().st_mtime
+    except (NotebookError, OSError) as error:
+        fault = first_line(str(error).removeprefix(f"{path}: "))
+        return Node(agent, path, "damaged", fault=fault, children=_children(below, agents, folder))
+    return Node(
+        agent,
+        path,
+        recorded.outcome.status if recorded.outcome else "unfinished",
+        first_line(recorded.task.prompt),
+        len(recorded.iterations),
+        recorded.cost,
+        max(0.0, last_sign - recorded.started),
+        # A sub-agent that is named here and left no notebook belongs in the tree as well.
+        children=_children(below | set(recorded.children), agents, folder),
+    )
+
+
+def _children(names: set[str], agents: set[str], folder: Path) -> tuple[Node, ...]:
+    return tuple(_node(name, agents, folder) for name in sorted(names, key=_in_order))
+
+
+def _in_order(agent: str) -> list[int]:
+    return [int(part) for part in agent.split(".")[1:]]
+
+
+def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
+    yield f"{first}{' · '.join([node.agent, *_facts(node), str(node.notebook)])}"
+    for child in node.children:
+        last = child is node.children[-1]
+        yield from _lines(child, rest + ("└── " if last else "├── "), rest + ("    " if last else "│   "))
+
+
+def _label(node: Node) -> Text:
+    name = Text(node.agent, Style(bold=True, link=node.notebook.resolve().as_uri()))
+    status, *facts = _facts(node)
+    label = Text(" · ", no_wrap=True, overflow="ellipsis")
+    return label.join([name, Text(status, _COLOURS[node.status]), *map(Text, facts)])
+
+
+_COLOURS = {"completed": "green", "partial": "yellow", "error": "red", "unfinished": "cyan", "damaged": "red"}
+
+
+def _facts(node: Node) -> list[str]:
+    if node.fault:
+        return [node.status, node.fault]
+    iterations = f"{node.iterations} iteration{'' if node.iterations == 1 else 's'}"
+    return [node.status, iterations, money(node.cost), duration(node.seconds), node.task]

@@ -1,0 +1,134 @@
+"""Fills a kernel with the agent's names, and puts them back when a cell has bent them."""
+
+from __future__ import annotations
+
+import builtins
+import contextvars
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from typing import Any
+
+from rlm_nb.bridge.client import Client
+from rlm_nb.records import JSON
+from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
+
+
+def load(shell: Any) -> None:
+    """Put the functions, `WORKDIR`, `os`, `subprocess`, `Path` and `context` into the shell's namespace.
+
+    Args:
+        shell: The `InteractiveShell` of the kernel.
+    """
+    workdir = Path.cwd()
+    client = Client.inherited(lambda: _cell(shell))
+    # The first call is also how the controller learns that this kernel is ready.
+    hello: dict[str, JSON] = client.call("hello", pid=os.getpid()) if client else {}
+    functions = Functions(client, workdir, shell.user_ns)
+    names = FUNCTIONS + (AGENT_FUNCTIONS if hello.get("subagents") else ())
+    lasting = {name: getattr(functions, name) for name in names}
+    lasting["get_ipython"] = shell.get_ipython
+    shell.push({"WORKDIR": workdir, "os": os, "subprocess": subprocess, "Path": Path})
+    if hello.get("context"):
+        shell.push({"context": Path(hello["context"]).read_text(encoding="utf-8", errors="backslashreplace")})
+    shell.push(lasting)
+    # quit() would end the kernel a moment after its cell, with everything in it.
+    shell.ask_exit = lambda: print("The REPL stays; FINAL(answer) ends your work.", file=sys.stderr)  # noqa: T201
+    _search_here(str(workdir))
+    _threads_inherit_context()
+    keeper = _Keeper(shell, lasting)
+    shell.events.register("pre_run_cell", keeper.restore)
+    shell.events.register("post_run_cell", keeper.settle)
+
+
+class _Keeper:
+    """Rebinding `FINAL`, `print` or stdout, or emptying the namespace, breaks nothing in the next cell."""
+
+    def __init__(self, shell: Any, lasting: dict[str, Any]) -> None:
+        self._shell, self._lasting = shell, lasting
+        self._print = builtins.print
+        self._streams: dict[str, Any] = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._threads = {name: stream.pub_thread for name, stream in self._streams.items()}
+        self._workdir = Path.cwd()
+        self._bent: list[str] = []
+
+    def restore(self, info: object) -> None:
+        """Before each cell: put back what an earlier one bent, and say so."""
+        bent = [*self._bent, *self._names(), *self._output(), *self._folder()]
+        self._bent = []
+        if bent:
+            print(f"(put back as it was: {', '.join(bent)})", file=sys.stderr)  # noqa: T201
+
+    def settle(self, result: object) -> None:
+        """After each cell: the kernel itself flushes stdout then, and would fall over one that cannot be flushed."""
+        self._bent = self._output()
+
+    def _names(self) -> list[str]:
+        namespace = self._shell.user_ns
+        bent = [name for name, value in self._lasting.items() if namespace.get(name) is not value]
+        if "_oh" not in namespace:
+            self._shell.init_user_ns()
+        namespace.update(self._lasting)
+        namespace.setdefault("__builtins__", builtins)
+        builtins.print = self._print
+        if not callable(namespace.get("print", print)):
+            del namespace["print"]
+            bent.append("print")
+        return bent
+
+    def _output(self) -> list[str]:
+        bent = []
+        for name, stream in self._streams.items():
+            # A cell may well send its output elsewhere for a while, but not to what serves nobody.
+            present = getattr(sys, name, None)
+            if getattr(present, "closed", False) or not callable(getattr(present, "flush", None)):
+                stream.pub_thread = self._threads[name]
+                setattr(sys, name, stream)
+                bent.append(f"sys.{name}")
+        return bent
+
+    def _folder(self) -> list[str]:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            os.chdir(self._workdir)
+            return ["the working folder, which was deleted"]
+        return []
+
+
+def _cell(shell: Any) -> str:
+    """The id of the message whose cell this thread works for."""
+    kernel = getattr(shell, "kernel", None)
+    header = kernel.get_parent().get("header", {}) if kernel else {}
+    return str(header.get("msg_id", ""))
+
+
+def _search_here(workdir: str) -> None:
+    """Let `import` find the worktree's modules: after the standard library, before installed packages.
+
+    First place, where a stock kernel puts it, would let a repository's own `types.py` break the kernel; last place
+    would import the installed version of the package that the agent is working on.
+    """
+    paths = sysconfig.get_paths()
+    installed = {paths["purelib"], paths["platlib"]}
+    at = next((index for index, entry in enumerate(sys.path) if entry in installed), len(sys.path))
+    sys.path.insert(at, workdir)
+
+
+def _threads_inherit_context() -> None:
+    """What a thread prints belongs to the cell that started it, however late.
+
+    ipykernel keeps the cell in a context variable, which new threads get from Python 3.14 on (its flag
+    `thread_inherit_context`); this is the same for the versions before.
+    """
+    start = threading.Thread.start
+
+    def start_in_context(thread: threading.Thread) -> None:
+        context, run = contextvars.copy_context(), thread.run
+        thread.run = lambda: context.run(run)  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_in_context  # type: ignore[assignment, method-assign]

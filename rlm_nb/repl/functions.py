@@ -1,0 +1,131 @@
+"""The names that the model finds in its REPL. Their docstrings are the help that the model reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rlm_nb.bridge.client import Client
+from rlm_nb.errors import BridgeError
+from rlm_nb.records import JSON
+from rlm_nb.repl import editing
+from rlm_nb.repl.results import QueryResult
+
+AGENT_FUNCTIONS = ("rlm_query", "rlm_query_batched")
+"""Absent where sub-agents may not nest any deeper."""
+
+FUNCTIONS = ("llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "edit_file", "budget")
+"""What every agent has."""
+
+
+class Functions:
+    """The functions of one kernel, bound to its bridge and its worktree.
+
+    Args:
+        client: The bridge; `None` in a kernel that somebody started by hand, where nobody answers.
+        workdir: The agent's working folder.
+        namespace: Where the model's variables live.
+    """
+
+    def __init__(self, client: Client | None, workdir: Path, namespace: dict[str, Any]) -> None:
+        self._client, self._workdir, self._namespace = client, workdir, namespace
+
+    def rlm_query(self, task: str) -> QueryResult:
+        """Give a task to a sub-agent, which has a REPL and a copy of the worktree of its own; returns its answer.
+
+        The sub-agent sees the files as they are now, and nothing of this conversation or your variables: tell it all
+        that it needs. The result is a string with `.status` ("completed" or "partial"), `.answer` (typed: a dict stays
+        a dict), `.cost`, `.patch`, `.files` and `.notebook`. Raises if the sub-agent ends without an answer.
+        """
+        return self._queries("rlm_query", "tasks", [task], single=True)[0]
+
+    def rlm_query_batched(self, tasks: Iterable[str]) -> list[QueryResult]:
+        """Give each task to a sub-agent of its own, all at the same time; returns their answers in the same order.
+
+        A failure stands in its place: check `.ok` (or `.status`); `.error` says what happened, and `.answer` raises.
+        """
+        return self._queries("rlm_query", "tasks", tasks, single=False)
+
+    def llm_query(self, prompt: str) -> QueryResult:
+        """Ask a model once, without REPL or files: to read, judge or sum up a text of up to 100k characters."""
+        return self._queries("llm_query", "prompts", [prompt], single=True)[0]
+
+    def llm_query_batched(self, prompts: Iterable[str]) -> list[QueryResult]:
+        """Ask a model each of the prompts at the same time; the answers in the same order, failures in their places."""
+        return self._queries("llm_query", "prompts", prompts, single=False)
+
+    def FINAL(self, answer: Any) -> None:
+        """End this agent with `answer`: a string, a number, a list, a dict, …. It counts when its cell ends well."""
+        value, text = _portable(answer)
+        self._call("FINAL", value=value, text=text, type=type(answer).__name__)
+
+    def FINAL_VAR(self, name: str) -> None:
+        """End this agent with the value of the variable `name`, such as FINAL_VAR("report")."""
+        if not isinstance(name, str):
+            raise TypeError("FINAL_VAR takes the name of a variable as a string; FINAL takes the value itself")
+        if name not in self._namespace:
+            raise NameError(f"there is no variable {name!r}")
+        self.FINAL(self._namespace[name])
+
+    def edit_file(self, path: str | os.PathLike[str], old: str, new: str, replace_all: bool = False) -> str:
+        """Replace the text `old`, which must be there exactly once, by `new` in a file of the worktree.
+
+        With `replace_all=True` every occurrence is replaced; with `old=""` a new file is made.
+        """
+        return editing.edit_file(path, old, new, workdir=self._workdir, replace_all=replace_all)
+
+    def budget(self) -> dict[str, Any]:
+        """What the whole tree of agents has spent and has left: dollars, agents, seconds, tokens, calls, depth."""
+        answer: dict[str, Any] = self._call("budget")
+        return answer
+
+    def _queries(self, name: str, what: str, values: Iterable[str], *, single: bool) -> list[QueryResult]:
+        if isinstance(values, str):
+            raise TypeError(f"{name}_batched takes a list of {what}, not one string; {name} takes one")
+        values = list(values)
+        for value in values:
+            if not isinstance(value, str):
+                raise TypeError(f"each of the {what} must be a string, not {type(value).__name__}")
+            if not value.strip():
+                raise ValueError(f"one of the {what} is empty")
+        if not values:
+            return []
+        # A batch is one call: a pool of threads in here could not be interrupted.
+        results = [QueryResult.of(reply) for reply in self._call(name, **{what: values, "single": single})]
+        failed = [number for number, result in enumerate(results) if not result.ok]
+        if failed:
+            print(f"{len(failed)} of {len(results)} {what} gave no answer: {failed}", file=sys.stderr)  # noqa: T201
+        return results
+
+    def _call(self, name: str, **arguments: JSON) -> JSON:
+        if self._client is None:
+            raise BridgeError(f"{name} needs a controller: this kernel was not started by rlm-nb")
+        return self._client.call(name, **arguments)
+
+
+def _portable(answer: Any) -> tuple[JSON, str | None]:
+    """The answer as JSON and no text, or, where JSON has no form for it, no value and its text."""
+    try:
+        return json.loads(json.dumps(answer, allow_nan=False, default=_plainer)), None
+    except (TypeError, ValueError, RecursionError):
+        as_table = getattr(answer, "to_string", None)  # a DataFrame's own text leaves rows out
+        return None, str(as_table() if callable(as_table) else answer)
+
+
+def _plainer(value: Any) -> Any:
+    """What JSON can hold of a value that it does not know. Raises `TypeError` when nothing does it justice."""
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    # numpy's and pandas' numbers
+    if callable(item := getattr(value, "item", None)) and getattr(value, "shape", None) == ():
+        return item()
+    raise TypeError(type(value).__name__)

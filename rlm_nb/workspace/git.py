@@ -1,0 +1,273 @@
+"""Git, run so that nobody but us decides what it does: no configuration, hook, filter, prompt or pager of others."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import GitError, SourceError
+
+MINIMUM = (2, 32)
+"""The oldest git that knows `GIT_CONFIG_GLOBAL` and `--path-format`."""
+
+TIMEOUT = 900.0
+"""Seconds that one local command may take. None comes near it, save on a file system that hangs."""
+
+FETCH_TIMEOUT = 4 * 3600.0
+"""Seconds that a transfer may take; one that stands still is given up after a minute."""
+
+SETTINGS = (
+    "advice.detachedHead=false",
+    "checkout.workers=0",
+    "core.attributesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.excludesFile=/dev/null",
+    "core.fileMode=true",
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.protectHFS=false",
+    "core.protectNTFS=false",
+    "core.symlinks=true",
+    "core.untrackedCache=false",
+    "diff.renameLimit=2000",
+    "fastimport.unpackLimit=1",
+    "gc.auto=0",
+    "init.defaultBranch=main",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+)
+
+READING = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.untrackedCache=false")
+"""What is set even when the user's own configuration counts: nothing that starts a program or writes a cache."""
+
+KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+"""What of our environment a command of our own needs."""
+
+KEPT_FOR_USER = frozenset(
+    {
+        "GIT_CEILING_DIRECTORIES",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_PROXY_SSL_CAINFO",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSH_VARIANT",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+    }
+)
+"""The `GIT_*` variables that say how the user reaches and reads repositories, not which one."""
+
+QUIET = {
+    "GIT_ALLOW_PROTOCOL": "",  # a missing object is never fetched behind our back
+    "GIT_ASKPASS": "",
+    "GIT_EDITOR": ":",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_PAGER": "cat",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+    "SSH_ASKPASS_REQUIRE": "never",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+@dataclass(frozen=True)
+class Git:
+    """Commands on one repository. Made by `controlled`, `of_user` or `over_network`.
+
+    Args:
+        options: What stands between `git` and the command.
+        env: The whole environment.
+        cancel: Ends a running command with `CancelledError`.
+        timeout: Seconds after which a command is ended with `GitError`.
+    """
+
+    options: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cancel: Cancellation | None = None
+    timeout: float = TIMEOUT
+
+    def run(self, *arguments: str | Path, stdin: bytes = b"", ok: tuple[int, ...] = (0,), **env: str | Path) -> bytes:
+        """What a command prints.
+
+        Args:
+            arguments: The command and its arguments.
+            stdin: What it reads.
+            ok: The exit codes that are no failure.
+            env: Further variables.
+
+        Raises:
+            GitError: It failed, or took too long.
+            CancelledError: `cancel` was set.
+        """
+        ended = self.attempt(*arguments, stdin=stdin, **env)
+        if ended.code not in ok:
+            raise _failed(arguments, ended.code, ended.err)
+        return ended.out
+
+    def attempt(self, *arguments: str | Path, stdin: bytes = b"", **env: str | Path) -> Ended:
+        """Like `run`, for a command that may fail."""
+        with self._started(arguments, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate(stdin)
+        return Ended(process.returncode, out, _text(err))
+
+    def feed(self, *arguments: str | Path, chunks: Iterable[bytes], **env: str | Path) -> bytes:
+        """Like `run`, for a command that reads more than should be held in memory and prints little."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            with self._started(arguments, env, stdout=out, stderr=err) as process:
+                assert process.stdin is not None
+                with suppress(BrokenPipeError):  # it ended early: its exit code and stderr say why
+                    for chunk in chunks:
+                        process.stdin.write(chunk)
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
+                process.wait()
+            out.seek(0)
+            err.seek(0)
+            if process.returncode:
+                raise _failed(arguments, process.returncode, _text(err.read()))
+            return out.read()
+
+    @contextmanager
+    def _started(
+        self, arguments: tuple[str | Path, ...], env: Mapping[str, str | Path], **streams: object
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A running command that is killed, with all it started, when the time is up or the block is left early."""
+        cancel = self.cancel or Cancellation()
+        cancel.check()
+        command = ["git", *self.options, *arguments]
+        variables = {**self.env, **{name: str(value) for name, value in env.items()}}
+        # A session of its own: no terminal to ask for a password on, and one group to kill.
+        process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
+            command, cwd="/", env=variables, stdin=subprocess.PIPE, start_new_session=True, **streams
+        )
+        left = cancel.seconds_left()
+        late = threading.Event()
+
+        def time_is_up() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(self.timeout if left is None else min(left, self.timeout), time_is_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            with cancel.calling(lambda: _kill(process)):
+                yield process
+        finally:
+            timer.cancel()
+            timer.join()
+            _kill(process)
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with suppress(BrokenPipeError):
+                        stream.close()
+            process.wait()
+        if process.returncode < 0:
+            cancel.check()
+            if late.is_set():
+                raise GitError(f"git {arguments[0]} was stopped: it took longer than {self.timeout:g} s")
+
+
+def controlled(git_dir: Path, *, work_tree: Path | None = None, index: Path | None = None) -> Git:
+    """Commands on a repository of ours: always named, never discovered, in an environment that holds nothing else."""
+    options = [f"--git-dir={git_dir}"]
+    if work_tree is not None:
+        options += [f"--work-tree={work_tree}", "-C", str(work_tree)]
+    env = {name: os.environ[name] for name in KEPT if name in os.environ}
+    env |= QUIET
+    env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1"}
+    env |= {"HOME": "/nonexistent"}
+    if index is not None:
+        env["GIT_INDEX_FILE"] = str(index)
+    return Git((*options, *_settings(SETTINGS)), env)
+
+
+def of_user(folder: Path, cancel: Cancellation | None = None) -> Git:
+    """Commands that read the user's repository at `folder` as the user's own git would find it, and never write.
+
+    The user's configuration says what is ignored and which repositories of other owners may be read.
+    """
+    env = {**_users_environment(), **QUIET}
+    return Git(("-C", str(folder), *_settings(READING)), env, cancel)
+
+
+def over_network(git_dir: Path, server: str, login: tuple[str, str] | None, cancel: Cancellation | None = None) -> Git:
+    """Commands that fetch into a repository of ours, with the user's proxies, certificates and credential helpers.
+
+    Args:
+        git_dir: The repository fetched into.
+        server: `https://host:port`, the only place that hears the login.
+        login: User and password. They reach git in its environment alone, so that no list of processes, no message
+            and no file shows them.
+        cancel: Kills the transfer.
+    """
+    settings = [*READING, "gc.auto=0", "maintenance.auto=false", "http.lowSpeedLimit=1", "http.lowSpeedTime=60"]
+    env = {**_users_environment(), **QUIET, "GIT_ALLOW_PROTOCOL": "http:https:ssh:git:file"}
+    if login:
+        env |= {"RLM_GIT_USER": login[0], "RLM_GIT_PASSWORD": login[1]}
+        says = r"""!printf 'username=%s\npassword=%s\n' "$RLM_GIT_USER" "$RLM_GIT_PASSWORD" #"""
+        settings += ["credential.helper=", f"credential.{server}.helper={says}"]
+    return Git((f"--git-dir={git_dir}", *_settings(settings)), env, cancel, FETCH_TIMEOUT)
+
+
+def require() -> None:
+    """Check that there is a git that we can work with.
+
+    Raises:
+        SourceError: There is none, or it is too old.
+    """
+    if shutil.which("git") is None:
+        raise SourceError("git was not found on PATH: install it (https://git-scm.com/downloads)")
+    said = subprocess.run(["git", "version"], capture_output=True, check=False).stdout.decode(errors="replace")
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if found is None or (int(found[1]), int(found[2])) < MINIMUM:
+        needed = ".".join(map(str, MINIMUM))
+        raise SourceError(f"git {needed} or newer is needed, found {said.strip() or 'one that gives no version'!r}")
+
+
+def _users_environment() -> dict[str, str]:
+    dropped = ("GIT_", "SSH_ASKPASS", "RLM_", "ANTHROPIC_", "OPENAI_")
+    return {name: value for name, value in os.environ.items() if name in KEPT_FOR_USER or not name.startswith(dropped)}
+
+
+def _settings(settings: Iterable[str]) -> list[str]:
+    return [part for setting in settings for part in ("-c", setting)]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _failed(arguments: tuple[str | Path, ...], code: int, err: str) -> GitError:
+    command = " ".join(map(str, arguments))
+    shown = command if len(command) <= 200 else f"{command[:200]}…"
+    return GitError(f"`git {shown}` failed: {err or f'exit code {code}'}")
+
+
+def _text(err: bytes) -> str:
+    """What a command said, the last of it, as valid text."""
+    return err.decode("utf-8", "replace").strip()[-2000:]

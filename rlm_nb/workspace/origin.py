@@ -1,0 +1,256 @@
+"""Where a run starts: a repository, a folder or a URL becomes a commit in the run's own `ctl.git`.
+
+What the user named is only ever read, by git commands that write nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import SourceError
+from rlm_nb.workspace import git, refs, remote, repository
+from rlm_nb.workspace.files import NESTED, UNREADABLE, LeftOut, Root, named
+from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, tree_of
+
+START = "refs/rlm/start"
+"""The ref of `ctl.git` that keeps the state that the run started from."""
+
+TOP = PurePosixPath()
+UNREADABLE_FOLDER = re.compile(r"^warning: could not open directory '(.*?)/?': ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for.
+
+    Args:
+        where: A path or a URL.
+        branch: A branch or a tag, instead of the present state.
+        commit: A commit, instead of the present state; counts more than `branch`.
+        skip: Folders of ours that may lie in the checkout and are no part of it.
+    """
+
+    where: str
+    branch: str | None = None
+    commit: str | None = None
+    skip: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state that a run starts from.
+
+    Args:
+        base: The commit in `ctl.git` that holds it.
+        head: The user's commit below it, or empty.
+        origin: What the user named: an absolute path, or a URL without its login.
+        subfolder: Where in the repository the user pointed.
+        algorithm: How objects are named, `sha1` or `sha256`.
+        absent: Paths of the commit that a sparse checkout has not on disk.
+        notices: What the user should know, in sentences.
+    """
+
+    base: str
+    head: str
+    origin: str
+    subfolder: PurePosixPath = TOP
+    algorithm: str = "sha1"
+    absent: frozenset[bytes] = frozenset()
+    notices: tuple[str, ...] = ()
+
+
+def start(wish: Wish, ctl: Path, cancel: Cancellation | None = None) -> Start:
+    """Make the repository `ctl`, with the state in it that the run starts from.
+
+    Raises:
+        SourceError: There is nothing to start from; the message says why.
+        CancelledError: `cancel` was set.
+    """
+    git.require()
+    if not wish.where or wish.where.startswith("-"):
+        raise SourceError(f"not a folder or a URL: {wish.where!r}")
+    folder = Path(wish.where).expanduser()
+    # What is there on disk comes first: a folder may well be called `a:b`.
+    if not os.path.lexists(folder) and remote.is_url(wish.where):
+        return _remote(wish, ctl, cancel)
+    if not folder.exists():
+        raise SourceError(f"no such folder: {wish.where}")
+    if not folder.is_dir():
+        raise SourceError(f"{wish.where} is a file: name the folder that it is in")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise SourceError(f"{wish.where} cannot be read: permission denied")
+    return _local(wish, folder.resolve(), ctl, cancel)
+
+
+def _remote(wish: Wish, ctl: Path, cancel: Cancellation | None) -> Start:
+    url, algorithm = remote.fetch(wish.where, ctl, cancel)
+    ours = git.controlled(ctl)
+    head = refs.choose(ours, url, wish.branch, wish.commit, ("refs/remotes/origin/", "refs/tags/"), remote.HEAD)
+    return _exact(ours, Start(head, head, url, algorithm=algorithm))
+
+
+def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:
+    users = git.of_user(folder, cancel)
+    inside = users.attempt("rev-parse", "--is-inside-work-tree")
+    if inside.code and "not a git repository (or any" in inside.err:
+        return _plain(wish, folder, ctl, f"{folder} is not a git repository: its files were copied")
+    if inside.code and "safe.directory" in inside.err:
+        raise SourceError(
+            f"{folder} belongs to another user, so git does not trust it; if you do, say "
+            f"`git config --global --add safe.directory {folder}`"
+        )
+    if inside.code:
+        raise SourceError(f"{folder}: git cannot read this repository: {inside.err}")
+    if inside.out.strip() != b"true":
+        return _bare(wish, users, folder, ctl)
+    if users.attempt("check-ignore", "--quiet", folder).code == 0:
+        return _plain(wish, folder, ctl, f"{folder} is ignored by the repository around it: its files were copied")
+    algorithm = repository.borrow(ctl, users)
+    top = Path(repository.line(users, "rev-parse", "--show-toplevel"))
+    place = PurePosixPath(repository.line(users, "rev-parse", "--show-prefix"))
+    ours = git.controlled(ctl)
+    if wish.branch is not None or wish.commit is not None:
+        head = refs.choose(users, str(top), wish.branch, wish.commit, refs.LOCAL)
+        return _exact(ours, Start(head, head, str(folder), place, algorithm))
+    head = users.attempt("rev-parse", "--verify", "--quiet", "HEAD^{commit}").out.decode().strip()
+    notices = () if head else (f"{top} has no commit yet: the run starts from its files as they are",)
+    users = git.of_user(top, cancel)
+    executable = repository.line(users, "config", "--type=bool", "--default=true", "core.fileMode") == "true"
+    checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish.skip))
+    return _present(ours, checkout, Start("", head, str(folder), place, algorithm, notices=notices), executable)
+
+
+def _bare(wish: Wish, users: Git, folder: Path, ctl: Path) -> Start:
+    algorithm = repository.borrow(ctl, users)
+    head = refs.choose(users, str(folder), wish.branch, wish.commit, refs.LOCAL, "HEAD")
+    notice = f"{folder} is a bare repository: the run starts from its commit {head[:10]}"
+    return _exact(git.controlled(ctl), Start(head, head, str(folder), algorithm=algorithm, notices=(notice,)))
+
+
+def _plain(wish: Wish, folder: Path, ctl: Path, notice: str) -> Start:
+    """A folder without git: its files, `.gitignore` files obeyed."""
+    if wish.branch is not None or wish.commit is not None:
+        raise SourceError(f"{folder} is not a git repository: it has no {wish.commit or wish.branch!r}")
+    repository.make(ctl, "sha1", excludes=repository.users_excludes(git.of_user(folder)))
+    lister = git.controlled(ctl, work_tree=folder)
+    checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish.skip))
+    return _present(git.controlled(ctl), checkout, Start("", "", str(folder), notices=(notice,)), executable=True)
+
+
+def _exact(ours: Git, found: Start) -> Start:
+    """A commit as it is: nothing of the user's present state, and no filter run on it."""
+    ours.run("update-ref", START, found.base)
+    tree = tree_of(ours, found.base)
+    notices = [*found.notices, *_submodules(tree)]
+    if filters := repository.filters(ours, tree):
+        notices.append(f"files with the filter {', '.join(filters)} are as git stores them: filters are not run")
+    return replace(found, notices=tuple(notices))
+
+
+@dataclass(frozen=True)
+class _Checkout:
+    """What the user's checkout consists of.
+
+    Args:
+        top: The folder.
+        tracked: What the index holds.
+        sparse: What of it need not be on disk.
+        untracked: Files that are neither tracked nor ignored.
+        left: What could not be listed.
+    """
+
+    top: Path
+    tracked: Tree
+    sparse: frozenset[bytes]
+    untracked: frozenset[bytes]
+    left: LeftOut
+
+
+def _present(ours: Git, checkout: _Checkout, found: Start, executable: bool) -> Start:
+    """What the user sees: uncommitted and untracked files too, ignored ones not, every byte as it is on disk.
+
+    Each file is read, the unchanged ones too: the index may vouch for a file whose bytes on disk are others than those
+    that git stores (line endings, filters). A checkout, which must write them all, takes far longer.
+    """
+    old = tree_of(ours, found.head) if found.head else {}
+    kept = {path: entry for path, entry in checkout.tracked.items() if entry.mode == SUBMODULE}
+    absent = set()
+    files = {}
+    with Root(checkout.top) as root:
+        for path in sorted((checkout.tracked.keys() | checkout.untracked) - kept.keys()):
+            try:
+                status = root.stat(path)
+            except OSError:
+                checkout.left.add(path, UNREADABLE)
+                if path in old:
+                    kept[path] = old[path]
+                continue
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                files[path] = status
+            elif path in checkout.sparse:
+                kept[path] = checkout.tracked[path]
+                absent.add(path)
+        observer = Observer(found.algorithm, executable=executable)
+        new = {**observer.observe(root, files, old, checkout.left), **kept}
+        if not new:
+            raise SourceError(f"{checkout.top} is empty: there is no commit and no file to start from")
+        base = found.head
+        if new == old:
+            ours.run("update-ref", START, base)
+        else:
+            writer = Writer(ours, root, found.algorithm, checkout.left)
+            stored = {entry.oid for entry in kept.values()}
+            base, _ = writer.commit(START, base, "The files as the run found them", old, new, stored)
+    notices = (*found.notices, *_submodules(new), *checkout.left.sentences())
+    return replace(found, base=base, absent=frozenset(absent), notices=notices)
+
+
+def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
+    """What the user's index holds, and which of it a sparse checkout leaves off the disk."""
+    entries, sparse = {}, set()
+    for line in users.run("ls-files", "-z", "--stage", "-t").split(b"\0")[:-1]:
+        head, _, path = line.partition(b"\t")
+        tag, mode, oid, _ = head.decode().split()
+        entries[path] = Entry(mode, oid)
+        if tag == "S":
+            sparse.add(path)
+    return entries, frozenset(sparse)
+
+
+def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[bytes], LeftOut]:
+    """The files that are neither tracked nor ignored nor below `skip`, and what had to be left out."""
+    left = LeftOut()
+    ended = lister.attempt("ls-files", "-z", "--others", "--exclude-standard")
+    if ended.code:
+        raise SourceError(f"{top}: git cannot list the files: {ended.err}")
+    for folder in UNREADABLE_FOLDER.findall(ended.err):
+        left.add(os.fsencode(folder), UNREADABLE)
+    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(top, skip))
+    files = set()
+    for path in ended.out.split(b"\0")[:-1]:
+        if path.startswith(ours):
+            continue
+        if path.endswith(b"/"):  # git does not list what is in a repository within the repository
+            left.add(path, NESTED)
+        else:
+            files.add(path)
+    return frozenset(files), left
+
+
+def _inside(top: Path, folders: Sequence[Path]) -> list[PurePosixPath]:
+    """Those of `folders` that lie strictly inside `top`, relative to it."""
+    real = [folder.resolve() for folder in folders]
+    return [PurePosixPath(folder.relative_to(top)) for folder in real if folder != top and folder.is_relative_to(top)]
+
+
+def _submodules(tree: Mapping[bytes, Entry]) -> tuple[str, ...]:
+    """A sentence that names the submodules, if there are any."""
+    submodules = [path for path, entry in tree.items() if entry.mode == SUBMODULE]
+    return (f"submodules are left out: {named(submodules)}",) if submodules else ()

@@ -1,0 +1,117 @@
+"""The repositories that we make: `ctl.git`, the controller's, and a private one for each agent."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from rlm_nb.workspace import git
+from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.snapshot import Tree
+
+RAW = "* -text -crlf !eol -filter -ident -working-tree-encoding !diff !merge\n"
+"""Attributes that outrank every `.gitattributes`: what is stored is what is on disk, to the byte."""
+
+PRIVATE = """\
+[user]
+	name = agent
+	email = agent@localhost
+[gc]
+	auto = 0
+[advice]
+	detachedHead = false
+"""
+
+
+def borrow(ctl: Path, users: Git) -> str:
+    """Make `ctl`, which finds the objects of the user's repository without copying any; returns their algorithm."""
+    algorithm = line(users, "rev-parse", "--show-object-format")
+    make(
+        ctl, algorithm, objects=_path(users, "objects"), excludes=users_excludes(users), shallow=_path(users, "shallow")
+    )
+    return algorithm
+
+
+def make(
+    folder: Path,
+    algorithm: str,
+    *,
+    objects: Path | None = None,
+    excludes: bytes = b"",
+    shallow: Path | None = None,
+    work_tree: Path | None = None,
+) -> None:
+    """Make a repository with nothing in it but what is given here: no template, no hook, no remote.
+
+    Args:
+        folder: The git directory.
+        algorithm: `sha1` or `sha256`.
+        objects: A folder of objects to borrow.
+        excludes: What is ignored beside the `.gitignore` files.
+        shallow: The file that says where the borrowed history ends, if it is there.
+        work_tree: For an agent's repository: where its files will be.
+    """
+    options = ("--quiet", "--template=", f"--object-format={algorithm}")
+    if work_tree is None:
+        git.controlled(folder).run("init", "--bare", *options)
+    else:
+        git.controlled(folder, work_tree=work_tree).run("init", *options)
+    (folder / "info").mkdir()
+    (folder / "info/attributes").write_text(RAW)
+    (folder / "info/exclude").write_bytes(excludes)
+    if objects is not None:
+        (folder / "objects/info/alternates").write_bytes(_alternate(objects))
+    if shallow is not None and shallow.is_file():
+        shutil.copyfile(shallow, folder / "shallow")
+
+
+def make_private(folder: Path, work_tree: Path, ctl: Path, algorithm: str, head: str) -> None:
+    """Make the repository that an agent uses in its worktree as it likes: `HEAD` detached at `head`, no branch yet."""
+    excludes = (ctl / "info/exclude").read_bytes()
+    make(folder, algorithm, objects=ctl / "objects", excludes=excludes, shallow=ctl / "shallow", work_tree=work_tree)
+    with (folder / "config").open("a") as config:
+        config.write(PRIVATE)
+    (folder / "HEAD").write_text(f"{head}\n")
+    (work_tree / ".git").write_bytes(b"gitdir: " + os.fsencode(os.path.relpath(folder, work_tree)) + b"\n")
+
+
+def users_excludes(users: Git) -> bytes:
+    """What the user has git ignore outside `.gitignore` files, the more special rules last."""
+    ended = users.attempt("config", "--type=path", "--get", "core.excludesFile")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    anywhere = Path(os.fsdecode(ended.out.removesuffix(b"\n"))) if ended.code == 0 else config / "git/ignore"
+    files = [anywhere]
+    if users.attempt("rev-parse", "--git-dir").code == 0:
+        files.append(_path(users, "info/exclude"))
+    return b"".join(file.read_bytes() + b"\n" for file in files if file.is_file() and os.access(file, os.R_OK))
+
+
+def filters(ours: Git, tree: Tree) -> list[str]:
+    """The names of the filters that the `.gitattributes` files of `tree` ask for."""
+    names: set[str] = set()
+    for path, entry in tree.items():
+        if path.rpartition(b"/")[2] == b".gitattributes":
+            text = ours.run("cat-file", "blob", entry.oid).decode("utf-8", "replace")
+            rules = [rule for rule in text.splitlines() if not rule.startswith("#")]
+            names.update(name for rule in rules for name in re.findall(r"\sfilter=(\S+)", rule))
+    return sorted(names)
+
+
+def line(repository: Git, *arguments: str) -> str:
+    """What a command prints on its one line, whatever bytes it holds."""
+    return os.fsdecode(repository.run(*arguments).removesuffix(b"\n"))
+
+
+def _path(users: Git, name: str) -> Path:
+    return Path(line(users, "rev-parse", "--path-format=absolute", "--git-path", name))
+
+
+def _alternate(objects: Path) -> bytes:
+    """A line of `objects/info/alternates`; git unquotes what starts with a quotation mark."""
+    path = os.fsencode(objects)
+    if b"\n" not in path:
+        return path + b"\n"
+    escaped = path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+    return b'"' + escaped + b'"\n'

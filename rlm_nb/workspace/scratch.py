@@ -1,0 +1,118 @@
+"""Folders that an agent may do anything in, and that are gone afterwards all the same."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a folder is opened: never through a symbolic link that somebody put in its place."""
+
+ROUNDS = 5
+"""How often a removal starts again because something was still writing below the folder."""
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder that only its owner can enter; removed at the end, whatever is in it by then."""
+    folder = Path(tempfile.mkdtemp(prefix="rlm-")).resolve()
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove a folder and everything below it, however deep, unreadable or busy; returns whether it is gone.
+
+    Never raises for what stands there, never follows a symbolic link, and leaves only what the system will not let
+    go (a mount point, somebody else's file).
+    """
+    for _ in range(ROUNDS):
+        try:
+            top = _open(str(path))
+        except FileNotFoundError:
+            return True
+        except NotADirectoryError:  # a file or a link in its place
+            with suppress(OSError):
+                path.unlink()
+            return not os.path.lexists(path)
+        except OSError:
+            return False
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        with suppress(OSError):
+            path.rmdir()
+    return not os.path.lexists(path)
+
+
+def _empty(top: int) -> None:
+    """Remove what is below the open folder `top`.
+
+    Each folder found is first moved to stand directly below `top`. So nothing here recurses, no path grows past what
+    the system takes, and two open folders are enough at any depth.
+    """
+    token = secrets.token_hex(8)  # names that nothing below can have already
+    waiting = [f"{token}-{number}" for number in range(_lift(top, top, token, 0))]
+    lifted = len(waiting)
+    while waiting:
+        name = waiting.pop()
+        with suppress(OSError):
+            folder = _open(name, top)
+            try:
+                found = _lift(folder, top, token, lifted)
+            finally:
+                os.close(folder)
+            waiting.extend(f"{token}-{number}" for number in range(lifted, lifted + found))
+            lifted += found
+            os.rmdir(name, dir_fd=top)
+
+
+def _lift(folder: int, top: int, token: str, first: int) -> int:
+    """Unlink the files of `folder` and move its folders to `top`, numbered from `first`; returns how many moved."""
+    moved = 0
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in names:
+        with suppress(OSError):  # vanished, or not ours to remove
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+                continue
+            os.close(_open(name, folder))  # a folder can be moved only when it can be written
+            os.rename(name, f"{token}-{first + moved}", src_dir_fd=folder, dst_dir_fd=top)
+            moved += 1
+    return moved
+
+
+def _open(name: str, parent: int | None = None) -> int:
+    """Open a folder and see to it that its owner may read, write and enter it."""
+    try:
+        folder = os.open(name, FOLDER, dir_fd=parent)
+    except PermissionError:
+        _unlock(name, parent)
+        folder = os.open(name, FOLDER, dir_fd=parent)
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.fstat(folder).st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.fchmod(folder, mode | stat.S_IRWXU)
+    return folder
+
+
+def _unlock(name: str, parent: int | None) -> None:
+    """`chmod u+rwx` for a folder that cannot be opened, and for nothing that a symbolic link leads to."""
+    if os.chmod in os.supports_follow_symlinks:
+        os.chmod(name, stat.S_IRWXU, dir_fd=parent, follow_symlinks=False)
+        return
+    # Linux before Python 3.13: by the descriptor of a folder that was found, not opened.
+    found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{found}").chmod(stat.S_IRWXU)
+    finally:
+        os.close(found)

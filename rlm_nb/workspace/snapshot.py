@@ -1,0 +1,253 @@
+"""The state of a folder as a commit, without ever letting git look into that folder.
+
+An agent can put anything into its worktree: a FIFO called `.gitignore`, a broken `.gitmodules`, a filter, a repository
+where a folder was. So we look ourselves, and git is told what was found through `git fast-import`, which reads nothing
+but its standard input. Every byte is kept as it stands on disk: no line endings are converted, no filter is run. That
+also leaves the user's repository alone: `git add` refreshes the times of each object that it finds already there,
+borrowed ones included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from rlm_nb.workspace.files import PIECE, SPECIAL, UNREADABLE, UNSTEADY, LeftOut, Root
+from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.scratch import scratch
+
+RACY = 100_000_000
+"""Nanoseconds. A file changed so shortly before we looked may change again without a new time stamp."""
+
+LARGEST_IGNORE_FILE = 1_000_000
+"""Bytes. No person wrote a longer `.gitignore`."""
+
+SUBMODULE = "160000"
+LINK = "120000"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a tree holds at one path: its mode (`100644`, `100755`, `120000`, `160000`) and the object's id."""
+
+    mode: str
+    oid: str
+
+
+Tree = Mapping[bytes, Entry]
+
+
+def tree_of(git: Git, commit: str) -> dict[bytes, Entry]:
+    """Everything that a commit holds, by path."""
+    tree = {}
+    for line in git.run("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")[:-1]:
+        head, _, path = line.partition(b"\t")
+        mode, _, oid = head.decode().split()
+        tree[path] = Entry(mode, oid)
+    return tree
+
+
+class Observer:
+    """Says which object each file would be, and reads a file again only when it looks different.
+
+    Args:
+        algorithm: `sha1` or `sha256`, as the repository names its objects.
+        executable: Whether the file system knows which files can be run.
+    """
+
+    def __init__(self, algorithm: str, *, executable: bool = True) -> None:
+        self.algorithm = algorithm
+        self._executable = executable
+        self._seen: dict[bytes, tuple[tuple[int, ...], Entry]] = {}
+
+    def trust(self, root: Root, tree: Tree) -> None:
+        """Take it that the files are what `tree` says: they have just been checked out."""
+        now = time.time_ns()
+        for path in sorted(tree):
+            with suppress(OSError):
+                if status := root.stat(path):
+                    self._remember(path, status, tree[path], now)
+
+    def observe(
+        self, root: Root, files: Mapping[bytes, os.stat_result], before: Tree, left: LeftOut
+    ) -> dict[bytes, Entry]:
+        """The entries for `files`; for one that cannot be taken, the entry that it had `before`, if any."""
+        now = time.time_ns()
+        tree = {}
+        for path, status in files.items():
+            old = before.get(path)
+            kind = stat.S_IFMT(status.st_mode)
+            known = self._seen.get(path)
+            if known is not None and known[0] == _signature(status):
+                tree[path] = known[1]
+                continue
+            try:
+                if kind not in (stat.S_IFREG, stat.S_IFLNK):
+                    raise OSError(SPECIAL)
+                oid = _object_id(root, path, self.algorithm)
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            except OSError:
+                left.add(path, UNREADABLE if kind in (stat.S_IFREG, stat.S_IFLNK) else SPECIAL)
+                if old is not None:
+                    tree[path] = old
+                continue
+            tree[path] = Entry(self._mode(status, old), oid)
+            self._remember(path, status, tree[path], now)
+        return tree
+
+    def forget(self, path: bytes) -> None:
+        """Read this file anew next time."""
+        self._seen.pop(path, None)
+
+    def _mode(self, status: os.stat_result, old: Entry | None) -> str:
+        if stat.S_ISLNK(status.st_mode):
+            return LINK
+        if not self._executable:
+            return old.mode if old is not None and old.mode.startswith("100") else "100644"
+        return "100755" if status.st_mode & stat.S_IXUSR else "100644"
+
+    def _remember(self, path: bytes, status: os.stat_result, entry: Entry, now: int) -> None:
+        if status.st_ctime_ns < now - RACY:
+            self._seen[path] = (_signature(status), entry)
+        else:
+            self.forget(path)
+
+
+def ignored(git: Git, root: Root, files: Mapping[bytes, os.stat_result], untracked: Collection[bytes]) -> set[bytes]:
+    """Which of `untracked` the repository's own rules, and the `.gitignore` files that are there now, ignore.
+
+    Git judges names only, in a folder that holds copies of those files and nothing else.
+    """
+    if not untracked:
+        return set()
+    with scratch() as rules:
+        for path, status in files.items():
+            if path.rpartition(b"/")[2] != b".gitignore" or not stat.S_ISREG(status.st_mode):
+                continue
+            with suppress(FileNotFoundError, PermissionError), root.reading(path) as (size, pieces):
+                if size <= LARGEST_IGNORE_FILE:
+                    copy = rules / os.fsdecode(path)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(b"".join(pieces))
+        # `./` keeps git from taking a name like `:(top)x` for more than a name.
+        names = b"".join(b"./" + path + b"\0" for path in untracked)
+        said = git.run(f"--work-tree={rules}", "check-ignore", "--no-index", "-z", "--stdin", stdin=names, ok=(0, 1))
+    return {path.removeprefix(b"./") for path in said.split(b"\0")[:-1]}
+
+
+@dataclass
+class Writer:
+    """Writes commits whose content comes from the files below `root`.
+
+    Args:
+        git: The repository of ours that they are written to.
+        root: The files.
+        algorithm: How objects are named.
+        left: Is told which files changed while they were read.
+    """
+
+    git: Git
+    root: Root
+    algorithm: str
+    left: LeftOut
+
+    def commit(
+        self, ref: str, parent: str, message: str, old: Tree, new: Tree, stored: Collection[str] = ()
+    ) -> tuple[str, dict[bytes, Entry]]:
+        """Make `ref` a commit of the tree `new` on top of `parent`, whose tree is `old`.
+
+        Args:
+            ref: Replaced, whatever it was.
+            parent: A commit, or empty for none.
+            message: What the commit says.
+            old: The tree of `parent`.
+            new: The tree that is wanted.
+            stored: Objects that need not be read, beside those of `old`.
+
+        Returns:
+            The commit's id, and its tree: `new`, save what changed again since it was observed.
+        """
+        tree = dict(new)
+        present = {entry.oid for entry in old.values()}.union(stored)
+        commands = self._stream(ref, parent, message, old, tree, present)
+        said = self.git.feed("fast-import", "--quiet", "--force", "--done", chunks=commands)
+        return said.decode().strip(), tree
+
+    def _stream(
+        self, ref: str, parent: str, message: str, old: Tree, tree: dict[bytes, Entry], present: Collection[str]
+    ) -> Iterator[bytes]:
+        """What fast-import reads: the new blobs, then the commit that places them."""
+        changed = [path for path, entry in tree.items() if old.get(path) != entry]
+        marks: dict[bytes, int] = {}
+        for number, path in enumerate(changed, start=2):
+            entry = tree[path]
+            if entry.mode == SUBMODULE or entry.oid in present:
+                continue
+            oid = yield from self._blob(number, path)
+            if oid is not None:
+                tree[path], marks[path] = Entry(entry.mode, oid), number
+            else:
+                self.left.add(path, UNSTEADY)
+                if path in old:
+                    tree[path] = old[path]
+                else:
+                    del tree[path]
+        text = message.encode("utf-8", "replace")
+        yield b"commit %s\nmark :1\n" % ref.encode()
+        yield b"committer rlm-nb <rlm-nb@localhost> %d +0000\ndata %d\n%s\n" % (time.time(), len(text), text)
+        if parent:
+            yield b"from %s\n" % parent.encode()
+        # What goes makes room first: a folder may have become a file, or a file a folder.
+        for path in old:
+            if path not in tree:
+                yield b"D %s\n" % _quoted(path)
+        for path in changed:
+            if path in tree and old.get(path) != tree[path]:
+                place = b":%d" % marks[path] if path in marks else tree[path].oid.encode()
+                yield b"M %s %s %s\n" % (tree[path].mode.encode(), place, _quoted(path))
+        yield b"\nget-mark :1\ndone\n"
+
+    def _blob(self, mark: int, path: bytes) -> Generator[bytes, None, str | None]:
+        """One blob for fast-import; returns its id, or `None` when the file did not hold still."""
+        with ExitStack() as stack:
+            try:
+                size, pieces = stack.enter_context(self.root.reading(path))
+            except OSError:
+                return None
+            digest = hashlib.new(self.algorithm, b"blob %d\0" % size, usedforsecurity=False)
+            yield b"blob\nmark :%d\ndata %d\n" % (mark, size)
+            missing = size
+            for piece in pieces:
+                digest.update(piece)
+                missing -= len(piece)
+                yield piece
+            whole = not missing
+            while missing:  # so many bytes were announced, and so many must come
+                yield bytes(min(missing, PIECE))
+                missing -= min(missing, PIECE)
+            yield b"\n"
+            return digest.hexdigest() if whole else None
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _object_id(root: Root, path: bytes, algorithm: str) -> str:
+    with root.reading(path) as (size, pieces):
+        digest = hashlib.new(algorithm, b"blob %d\0" % size, usedforsecurity=False)
+        for piece in pieces:
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _quoted(path: bytes) -> bytes:
+    """A path as fast-import reads it, whatever bytes it holds."""
+    plain = b"".join(bytes((b,)) if 32 <= b < 127 and b not in b'"\\' else b"\\%03o" % b for b in path)
+    return b'"' + plain + b'"'

@@ -1,0 +1,233 @@
+"""Where agents work: each in a checkout of its own, which starts from what the user, or its parent, sees.
+
+    run_folder/ctl.git     the controller's repository: the start, every snapshot; borrows the user's objects
+    folder/work            an agent's files; `.git` in it names the next
+    folder/git             the agent's own repository: commit, branch, stash work and reach nothing else
+
+The user's repository is only read. What an agent does to its files, or to its repository, we read file by file: see
+`snapshot.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import RunFolderError
+from rlm_nb.records import Patch
+from rlm_nb.workspace import git, origin, patch, repository
+from rlm_nb.workspace.files import UNREADABLE, LeftOut, Root
+from rlm_nb.workspace.scratch import remove_tree, scratch
+from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Writer, ignored, tree_of
+
+__all__ = ["Source", "Worktree", "remove_tree", "scratch"]
+
+
+class Source:
+    """What a run works on, held in the run's own repository. Open it with `Source.open`.
+
+    Args:
+        ctl: That repository.
+        start: The state in it that the run starts from.
+    """
+
+    def __init__(self, ctl: Path, start: origin.Start) -> None:
+        self.ctl = ctl
+        self._start = start
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        where: str,
+        run_folder: Path,
+        *,
+        branch: str | None = None,
+        commit: str | None = None,
+        runs_dir: Path | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Iterator[Source]:
+        """Make `run_folder/ctl.git` with the user's present state in it, or the branch or commit asked for.
+
+        Args:
+            where: A repository or any folder inside one, a bare repository, a folder without git, or a URL.
+            run_folder: The folder of this run; it exists.
+            branch: A branch or a tag to start from.
+            commit: A commit to start from.
+            runs_dir: Where runs are kept; it is no part of what is worked on.
+            cancel: Ends the opening, transfers included.
+
+        Raises:
+            SourceError: There is nothing to start from, or it cannot be read.
+            RunFolderError: The run's folder cannot be written.
+            CancelledError: `cancel` was set.
+        """
+        ctl = run_folder.resolve() / "ctl.git"
+        skip = [run_folder] if runs_dir is None else [run_folder, runs_dir]
+        try:
+            ctl.mkdir()
+        except OSError as error:
+            raise RunFolderError(f"{ctl} cannot be made: {error.strerror}") from None
+        try:
+            start = origin.start(origin.Wish(where, branch, commit, skip), ctl, cancel)
+        except BaseException:
+            remove_tree(ctl)
+            raise
+        yield cls(ctl, start)
+
+    @property
+    def base(self) -> str:
+        """The commit in `ctl.git` that holds the state that the run starts from."""
+        return self._start.base
+
+    @property
+    def head(self) -> str:
+        """The user's commit that it came from; empty when there was none."""
+        return self._start.head
+
+    @property
+    def origin(self) -> str:
+        """What the user named: an absolute path, or a URL without any login."""
+        return self._start.origin
+
+    @property
+    def subfolder(self) -> PurePosixPath:
+        """Where in the repository the user pointed; `.` for its top."""
+        return self._start.subfolder
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about the start, in sentences."""
+        return self._start.notices
+
+    @contextmanager
+    def checkout(self, agent: str, folder: Path, base: str | None = None) -> Iterator[Worktree]:
+        """Give an agent a worktree, `folder/work`, with a private repository behind it, `folder/git`.
+
+        May be called from many threads at once. The folder is the caller's to remove.
+
+        Args:
+            agent: Whose it is.
+            folder: An empty folder that only its owner can enter.
+            base: The commit in `ctl.git` to start from; the run's own start when there is none.
+
+        Raises:
+            GitError: It could not be written: the disk is full, or a partial clone lacks a file.
+        """
+        base = base or self.base
+        ours = git.controlled(self.ctl)
+        tree = tree_of(ours, base)
+        work, private = folder / "work", folder / "git"
+        work.mkdir(mode=0o700)
+        repository.make_private(private, work, self.ctl, self._start.algorithm, base)
+        absent = self._start.absent & tree.keys()
+        # The index is the agent's from here on: we never look into it again.
+        ours = git.controlled(self.ctl, work_tree=work, index=private / "index")
+        ours.run("read-tree", base)
+        if absent:
+            ours.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=b"\0".join(absent))
+        ours.run("checkout-index", "--quiet", "--all", "--index")
+        yield Worktree(self.ctl, agent, work, base, tree, self._start)
+
+
+class Worktree:
+    """An agent's own checkout. Whatever stands in it by now, a snapshot neither runs it, nor fails or hangs over it.
+
+    Args:
+        ctl: The repository of the run.
+        agent: Whose it is.
+        path: The folder.
+        base: The commit that was checked out.
+        tree: What that commit holds.
+        start: Where the run started.
+    """
+
+    def __init__(
+        self, ctl: Path, agent: str, path: Path, base: str, tree: dict[bytes, Entry], start: origin.Start
+    ) -> None:
+        self.path, self.base = path, base
+        self._git = git.controlled(ctl)
+        self._ref = f"refs/rlm/{agent}"
+        self._algorithm, self._absent = start.algorithm, start.absent
+        self._lock = threading.Lock()
+        self._last, self._tree = "", tree
+        self._notes: tuple[str, ...] = ()
+        self._observer = Observer(start.algorithm)
+        with Root(path) as root:
+            self._observer.trust(root, tree)
+        self.workdir = _nearest_folder(path, start.subfolder)
+
+    def snapshot(self, message: str) -> str:
+        """Keep the present state as a commit of `ctl.git`, held by the ref `refs/rlm/<agent>`; returns its id.
+
+        Ignored files are no part of it. What cannot be taken stays as it was in the last one.
+
+        Raises:
+            GitError: The commit cannot be written.
+        """
+        with self._lock:
+            return self._snapshot(message)
+
+    def patch(self) -> Patch:
+        """What changed since the checkout, and what had to be left out.
+
+        Raises:
+            GitError: The state cannot be written.
+        """
+        with self._lock:
+            commit = self._snapshot("The end")
+            return patch.between(self._git, self.base, commit, self._notes)
+
+    def _snapshot(self, message: str) -> str:
+        left = LeftOut()
+        try:
+            root = Root(self.path)
+        except OSError:
+            left.add_unseen(b"", UNREADABLE)
+            return self._keep(self._last or self.base, self._tree, left)
+        with root:
+            new = self._observe(root, left)
+            if new == self._tree:
+                return self._keep(self._last or self.base, self._tree, left)
+            writer = Writer(self._git, root, self._algorithm, left)
+            commit, tree = writer.commit(self._ref, self._last or self.base, message, self._tree, new)
+        for path in new:
+            if tree.get(path) != new[path]:
+                self._observer.forget(path)
+        return self._keep(commit, tree, left)
+
+    def _observe(self, root: Root, left: LeftOut) -> dict[bytes, Entry]:
+        old = self._tree
+        submodules = {path for path, entry in old.items() if entry.mode == SUBMODULE}
+        files = root.walk(old, submodules, left)
+        untracked = [path for path in files if path not in old]
+        for path in ignored(self._git, root, files, untracked):
+            del files[path]
+        new = self._observer.observe(root, files, old, left)
+        for path in old.keys() - new.keys():
+            if path in submodules or path in self._absent or left.hides(path):
+                new[path] = old[path]
+        return new
+
+    def _keep(self, commit: str, tree: dict[bytes, Entry], left: LeftOut) -> str:
+        if not self._last and commit == self.base:
+            self._git.run("update-ref", self._ref, commit)
+        self._last, self._tree, self._notes = commit, tree, left.sentences()
+        return commit
+
+
+def _nearest_folder(path: Path, subfolder: PurePosixPath) -> Path:
+    """The folder below `path`, made if it is missing; the one above it where something else has taken its place."""
+    for part in subfolder.parts:
+        below = path / part
+        if not os.path.lexists(below):
+            below.mkdir()
+        if not stat.S_ISDIR(below.lstat().st_mode):
+            break
+        path = below
+    return path

@@ -1,0 +1,330 @@
+"""A real kernel, and what cells do to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import KernelDiedError
+from tests.kernel.conftest import Bench, Start, text
+
+T = TypeVar("T")
+
+
+def test_variables_stay(bench: Bench) -> None:
+    """What a cell sets is there for the next one, also when the cell raised afterwards."""
+    failed = bench.run("x = 41\nraise ValueError('no')")
+    assert failed.status == "error"
+    assert failed.error == "ValueError: no"
+    result = bench.run("x + 1")
+    assert result.status == "ok"
+    assert result.outputs[0]["data"]["text/plain"] == "42"
+    assert result.execution_count == (failed.execution_count or 0) + 1
+    assert result.started <= result.ended
+
+
+def test_shell_bash_and_await(bench: Bench) -> None:
+    """`!shell`, `%%bash` and top-level `await` work."""
+    assert "one" in text(bench.run("!echo one").outputs)
+    assert text(bench.run("%%bash\necho two").outputs) == "two\n"
+    assert text(bench.run("import asyncio\nawait asyncio.sleep(0)\nprint('three')").outputs) == "three\n"
+
+
+def test_rich_outputs_are_kept(bench: Bench) -> None:
+    """Pictures, HTML and display updates arrive as nbformat stores them."""
+    code = (
+        "from IPython.display import HTML, Image, display\n"
+        "import base64\n"
+        "display(HTML('<b>bold</b>'))\n"
+        "display(Image(base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg==')))\n"
+        "handle = display('first', display_id=True)\n"
+        "handle.update('second')"
+    )
+    outputs = bench.run(code).outputs
+    assert outputs[0]["data"]["text/html"] == "<b>bold</b>"
+    assert "image/png" in outputs[1]["data"]
+    assert [output["data"]["text/plain"] for output in outputs[2:]] == ["'second'"]
+
+
+@pytest.mark.parametrize("code", ["print('\\ud800 \\x00')", "'\\ud800'", "raise ValueError('\\ud800\\x00')"])
+def test_text_that_utf8_cannot_hold(bench: Bench, code: str) -> None:
+    """Lone surrogates and NULs arrive as visible text, in a notebook that is valid."""
+    result = bench.run(code)
+    notebook = new_notebook(cells=[new_code_cell(code, outputs=[nbformat.from_dict(o) for o in result.outputs])])
+    nbformat.validate(notebook)
+    assert "ud800" in nbformat.writes(notebook).encode("utf-8").decode()
+
+
+def test_input_fails_at_once(bench: Bench) -> None:
+    """There is no keyboard."""
+    result = bench.run("input('name? ')")
+    assert result.status == "error"
+    assert "StdinNotImplementedError" in str(result.error)
+
+
+def test_rebinding_breaks_nothing(bench: Bench) -> None:
+    """A cell that rebinds our names, empties the namespace or closes stdout harms itself only."""
+    for code in (
+        "FINAL = rlm_query = get_ipython = 3\nprint = 5",
+        "import builtins; builtins.print = None",
+        "globals().clear()",
+        "import sys; sys.stdout.close(); sys.stderr.close()",
+        "import sys; sys.stdout = None",
+        "import os, tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)",
+        "quit()",
+        "exit()",
+        "import sys; sys.exit(1)",
+    ):
+        bench.run(code)
+        result = bench.run("print('alive', WORKDIR if 'WORKDIR' in globals() else '')\nFINAL('y')")
+        assert result.status == "ok", (code, result)
+        assert "alive" in text(result.outputs), code
+        assert result.final is not None
+        assert result.final.value == "y"
+    assert bench.run("import os; os.getcwd()").status == "ok"
+
+
+def test_final(bench: Bench) -> None:
+    """What FINAL is given arrives with its type, falsy answers included; the last call of a cell counts."""
+    for code, value in (
+        ("FINAL({'a': [1, None]})", {"a": [1, None]}),
+        ("FINAL(0)", 0),
+        ("FINAL('')", ""),
+        ("FINAL([])", []),
+        ("FINAL(None)", None),
+        ("FINAL(1); FINAL(2)", 2),
+        ("report = (1, 2); FINAL_VAR('report')", [1, 2]),
+        ("from pathlib import Path as P; FINAL({'p': P('a/b')})", {"p": "a/b"}),
+    ):
+        final = bench.run(code).final
+        assert final is not None, code
+        assert final.value == value
+    assert bench.run("1").final is None
+
+
+def test_final_of_what_json_cannot_hold(bench: Bench) -> None:
+    """An object becomes its text, and 10 MB arrive whole."""
+    final = bench.run("class Odd:\n    def __repr__(self): return 'odd one'\nFINAL(Odd())").final
+    assert final is not None
+    assert (final.value, final.text, final.type) == ("odd one", "odd one", "Odd")
+    assert bench.run("FINAL(float('nan'))").final.text == "nan"  # type: ignore[union-attr]
+    assert len(bench.run("FINAL('é' * 10_000_000)").final.text) == 10_000_000  # type: ignore[union-attr]
+    too_large = bench.run("FINAL('x' * 100_000_000)")
+    assert too_large.status == "error"
+    assert "too many for the bridge" in str(too_large.error)
+
+
+def test_an_exception_after_final(bench: Bench) -> None:
+    """A cell that raises after FINAL does not finish the agent."""
+    result = bench.run("FINAL('early')\n1 / 0")
+    assert result.status == "error"
+    assert result.final is None
+    assert [call.name for call in result.calls] == ["FINAL"]
+
+
+def test_final_var_of_nothing(bench: Bench) -> None:
+    """A name that does not exist is the model's to repair."""
+    assert "there is no variable 'nowhere'" in str(bench.run("FINAL_VAR('nowhere')").error)
+    assert "takes the name" in str(bench.run("FINAL_VAR(3)").error)
+
+
+def test_calls_are_recorded(bench: Bench) -> None:
+    """Each call of a cell is kept with what was asked and what was given."""
+    result = bench.run("r = rlm_query('0.01')\nprint(r, r.status, r.ok, r.answer)\nbudget()")
+    assert text(result.outputs) == "waited 0.01 completed True waited 0.01\n"
+    assert [call.name for call in result.calls] == ["rlm_query", "budget"]
+    assert result.calls[0].arguments["tasks"] == ["0.01"]
+    assert result.calls[0].answer[0]["text"] == "waited 0.01"
+    assert result.waited >= 0.01
+
+
+def test_queries_of_the_wrong_kind(bench: Bench) -> None:
+    """A string where a list belongs, an empty task or a number: the model reads what to do instead."""
+    assert "takes a list of tasks" in str(bench.run("rlm_query_batched('one task')").error)
+    assert "is empty" in str(bench.run("rlm_query('  ')").error)
+    assert "must be a string" in str(bench.run("llm_query_batched([3])").error)
+    assert bench.run("rlm_query_batched([])").outputs[0]["data"]["text/plain"] == "[]"
+
+
+def test_unknown_requests_are_refused(bench: Bench) -> None:
+    """What the bridge carries is not what decides: a frame that is no call gets an error and nothing else."""
+    result = bench.run("client = FINAL.__self__._client\nclient.call('FINAL', text=3, value={'x': 1}, type=9)")
+    assert result.final is not None
+    assert result.final.value == {"x": 1}
+
+
+def test_output_of_a_thread_after_the_reply(bench: Bench) -> None:
+    """What a thread prints late belongs to its own cell, and is told to whoever listens."""
+    seen: list[str] = []
+    arrived = threading.Event()
+
+    def listen(outputs: object) -> None:
+        seen.append(text(list(outputs)))  # type: ignore[call-overload]
+        if "late" in seen[-1]:
+            arrived.set()
+
+    code = (
+        "import threading\ngo = threading.Event()\n"
+        "t = threading.Thread(target=lambda: (go.wait(), print('late')))\nt.start()"
+    )
+    bench.client.execute(code, Cancellation(), listen)
+    assert "late" not in text(bench.run("go.set(); t.join(); print('own')").outputs)
+    assert arrived.wait(5)
+
+
+def test_progress_bar_and_floods(bench: Bench) -> None:
+    """10,000 steps of a progress bar are one output; a megabyte too much is kept beside the notebook."""
+    bar = bench.run("for i in range(10_000): print(f'\\r{i}', end='')\nprint()")
+    assert len(bar.outputs) == 1
+    assert text(bar.outputs).endswith("9999\n")
+    flood = bench.run("for i in range(50): print('x' * 1_000_000)\nprint('the end')")
+    assert len(text(flood.outputs)) < 1_100_000
+    assert text(flood.outputs).endswith("the end\n")
+    assert "characters left out here" in text(flood.outputs)
+    assert flood.overflow is not None
+    assert flood.overflow.stat().st_size == 50_000_058
+    many = bench.run("for i in range(2000): display(i)")
+    assert len(many.outputs) <= 502
+    assert many.overflow is not None
+
+
+def test_a_huge_message(start: Start) -> None:
+    """One print of 100 MB is not taken in whole; the cell ends, and the next one is not hurt."""
+    own = start()
+    result = own.run("print('x' * 100_000_000)")
+    assert result.status == "ok"
+    assert "too large to take" in "".join(result.events)
+    assert text(own.run("print('again')").outputs) == "again\n"
+
+
+def test_endless_loop(start: Start) -> None:
+    """A cell that runs too long is interrupted, and its kernel lives on."""
+    own = start(cell_timeout=1)
+    own.run("x = 7")
+    result = own.run("while True: pass")
+    assert result.status == "timeout"
+    assert "longer than 1 seconds" in str(result.error)
+    assert result.events == ()
+    assert own.run("x").outputs[0]["data"]["text/plain"] == "7"
+
+
+def test_a_cell_that_swallows_interrupts(start: Start) -> None:
+    """It loses its kernel, and the model is told what is gone."""
+    own = start(cell_timeout=1, interrupt_grace=0.5)
+    began = time.monotonic()
+    result = own.run(
+        "import time\nprint('go', flush=True)\nwhile True:\n    try: time.sleep(100)\n    except BaseException: pass"
+    )
+    assert time.monotonic() - began < 4
+    assert result.status == "timeout"
+    assert "did not heed the interrupt" in " ".join(result.events)
+    assert "variables and imports are gone" in " ".join(result.events)
+    assert text(result.outputs) == "go\n"
+    assert own.run("'fresh'").events == ("A new kernel was started for this cell.",)
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import os; os._exit(3)", "exit code 3"),
+        ("import ctypes; ctypes.string_at(0)", "signal SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal SIGKILL"),
+    ],
+)
+def test_death_while_busy(start: Start, code: str, how: str) -> None:
+    """Death is noticed at once, its cause named, and what the dying cell had put out is kept."""
+    own = start()
+    began = time.monotonic()
+    # ZeroMQ sends from a thread of its own, which dies with the process: it gets a moment to send.
+    result = own.run(f"import time; print('dying', flush=True); time.sleep(0.1)\n{code}")
+    assert time.monotonic() - began < 2
+    assert result.status == "died"
+    assert how in str(result.error)
+    assert text(result.outputs) == "dying\n"
+
+
+def test_death_while_idle(start: Start) -> None:
+    """A kernel that ends between two cells is replaced, and the next cell's result says so."""
+    own = start()
+    own.run("import os, threading\nthreading.Timer(0.2, lambda: os._exit(4)).start()")
+    result = _until(lambda: own.run("1 + 1"), lambda r: bool(r.events))
+    assert "ended" in result.events[0]
+    assert "exit code 4" in " ".join(result.events)
+
+
+def test_restarts_are_bounded(start: Start) -> None:
+    """After `max_restarts` there is no kernel any more, and that is an error."""
+    own = start(max_restarts=1)
+    own.run("import os; os._exit(1)")
+    own.run("import os; os._exit(1)")
+    with pytest.raises(KernelDiedError, match="ended 2 times"):
+        own.run("1")
+
+
+def test_cancelling_interrupts_the_cell_and_what_it_waits_for(start: Start) -> None:
+    """Who cancels a cell cancels the sub-agents that it waits for."""
+    own = start()
+    cancel = Cancellation()
+    timer = threading.Timer(0.5, cancel.cancel, ["somebody pressed stop"])
+    timer.start()
+    began = time.monotonic()
+    result = own.run("rlm_query_batched(['30', '30'])", cancel)
+    timer.join()
+    assert time.monotonic() - began < 3
+    assert result.status == "interrupted"
+    assert "somebody pressed stop" in str(result.error)
+    _until(lambda: own.cancelled, bool)
+    assert "was interrupted" in own.cancelled[0]
+
+
+def test_the_clock_stands_still_while_waiting(start: Start) -> None:
+    """Waiting for sub-agents does not count towards the time limit of a cell."""
+    own = start(cell_timeout=1)
+    result = own.run("rlm_query('1.5')")
+    assert result.status == "ok"
+    assert result.waited >= 1.5
+
+
+def test_processes_of_a_cell_end_with_the_kernel(start: Start) -> None:
+    """Children of a cell are ended with their kernel, those in a session of their own included."""
+    own = start()
+    result = own.run("import subprocess\np = subprocess.Popen(['sleep', '300'], start_new_session=True)\nprint(p.pid)")
+    pid = int(text(result.outputs))
+    own.client.__exit__(None, None, None)
+    _until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, bool)
+
+
+def test_a_repository_full_of_module_names(start: Start) -> None:
+    """The worktree's own `types.py` does not break the kernel; its packages can be imported."""
+    own = start()
+    for name in ("types.py", "json.py", "socket.py"):
+        (own.workdir / name).write_text("raise SystemExit(9)")
+    (own.workdir / "ours.py").write_text("value = 5")
+    own.run("import os; os._exit(0)")
+    assert own.run("import ours, json; ours.value, json.dumps(1)").outputs[0]["data"]["text/plain"] == "(5, '1')"
+
+
+def test_the_environment_holds_no_secret(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in the controller's environment is in none of the kernel's."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "planted-key-0123456789")
+    monkeypatch.setenv("SOME_TOKEN", "planted-token")
+    own = start()
+    shown = text(own.run("import os\nprint(dict(os.environ))\nprint(open('/proc/self/environ').read())").outputs)
+    assert "planted" not in shown
+    assert str(own.folder) in shown  # HOME and TMPDIR are the agent's own
+
+
+def _until(look: Callable[[], T], good: Callable[[T], bool], seconds: float = 10.0) -> T:
+    end = time.monotonic() + seconds
+    while not good(found := look()):
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,125 @@
+"""A run's notebooks as a tree, whatever state they are in."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from rich.console import Console
+
+from rlm_nb.errors import NotebookError
+from rlm_nb.notebook.tree import as_rich, as_text, tree
+from rlm_nb.records import (
+    AgentEnded,
+    AgentResult,
+    AgentStarted,
+    Answer,
+    CellResult,
+    CellStarted,
+    Iterated,
+    Outcome,
+    Patch,
+    Replied,
+    Reply,
+    Task,
+)
+from tests.notebook.scenes import iteration, opened
+
+
+def agent(folder: Path, name: str = "root", children: int = 0, depth: int = 1) -> AgentResult:
+    """Records an agent that starts `children` sub-agents, which do the same as long as `depth` allows."""
+    path = folder / f"{name}.ipynb"
+    task = Task(f"\nTask of {name}\nin two lines", name, name.count("."))
+    results: list[AgentResult] = []
+    parent = name.rpartition(".")[0]
+    with opened(path, task, f"{parent}.ipynb#cell-id=it-001-code-1" if parent else None) as recorder:
+        recorder.listen(Replied(name, 1, "Go on.", Reply("Look."), ("rlm_query_batched(tasks)",)))
+        recorder.listen(CellStarted(name, 1, 1, "rlm_query_batched(tasks)"))
+        for number in range(1, children + 1 if depth else 1):
+            child = f"{name}.{number}"
+            recorder.listen(AgentStarted(child, Task(f"Task of {child}", child, name.count(".") + 1)))
+            results.append(agent(folder, child, children, depth - 1))
+            recorder.listen(AgentEnded(child, results[-1]))
+        cell = CellResult("rlm_query_batched(tasks)", "ok", overflow=folder / "outputs" / f"{name}.txt")
+        recorder.listen(Iterated(name, iteration(1, cell, agent=name)))
+        outcome = Outcome("completed", Answer.of("42"), "final", "FINAL was called")
+        result = AgentResult(name, outcome, Patch(), path, 1500, 4500, children=tuple(results), ended=time.time())
+        recorder.finish(result)
+    return result
+
+
+def test_a_run_is_a_tree_in_order(tmp_path: Path) -> None:
+    """Every agent stands below its parent, the tenth after the ninth, with what one asks first."""
+    agent(tmp_path, children=10)
+    root = tree(tmp_path)
+    assert [child.agent for child in root.children] == [f"root.{number}" for number in range(1, 11)]
+    assert (root.status, root.iterations, root.cost, root.task) == ("completed", 1, 1500, "Task of root")
+    assert root.children[1].notebook == tmp_path / "root.2.ipynb"
+    lines = as_text(root).splitlines()
+    assert re.fullmatch(r"root · completed · 1 iteration · \$0\.0015 · .* · Task of root · .*root\.ipynb", lines[0])
+    assert lines[1].startswith("├── root.1 · completed")
+    assert lines[10].startswith("└── root.10 · completed")
+
+
+def test_every_link_of_a_recorded_tree_leads_somewhere(tmp_path: Path) -> None:
+    """Links go up, down and to outputs, and those that name a cell name one that exists."""
+    (tmp_path / "outputs").mkdir()
+    agent(tmp_path, children=2, depth=2)
+    links = 0
+    for path in tmp_path.glob("*.ipynb"):
+        (tmp_path / "outputs" / f"{path.stem}.txt").touch()
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                for target in re.findall(r"\]\(([^)]*)\)", cell.source):
+                    file, _, name = unquote(target).partition("#cell-id=")
+                    there = path.parent / file
+                    assert there.exists(), target
+                    if name:
+                        assert name in [each.id for each in nbformat.read(there, as_version=4).cells], target
+                    links += 1
+    assert links == 7 + 6 + 6 + 4  # outputs, up, children, and the root's grandchildren
+
+
+def test_a_run_that_was_killed_is_a_tree_as_well(tmp_path: Path) -> None:
+    """What has no end is unfinished; what is damaged or missing is named; the rest is shown."""
+    with opened(tmp_path / "root.ipynb") as recorder:
+        recorder.listen(AgentStarted("root.1", Task("a", "root.1", 1)))
+        recorder.listen(AgentStarted("root.2", Task("b", "root.2", 1)))
+        assert tree(tmp_path).status == "unfinished"
+    (tmp_path / "root.2.ipynb").write_text("{")
+    agent(tmp_path, "root.3.1")
+    (tmp_path / "root.2-Copy1.ipynb").write_text("mine")
+    (tmp_path / "root.notes.ipynb").write_text("mine")
+    root = tree(tmp_path)
+    assert root.status == "unfinished"
+    missing, damaged, lost = root.children
+    assert (missing.status, missing.fault) == ("damaged", "there is no such notebook")
+    assert damaged.fault is not None
+    assert "is damaged: Expecting" in damaged.fault
+    assert (lost.agent, lost.children[0].status) == ("root.3", "completed")
+    assert "root.2 · damaged · is damaged" in as_text(root)
+
+
+def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
+    """An empty folder, and none."""
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(NotebookError, match="there is no run here"):
+            tree(folder)
+
+
+def test_a_terminal_gets_links_and_no_orders(tmp_path: Path) -> None:
+    """Names open the notebooks; escape sequences and markup in a task are text."""
+    with opened(tmp_path / "root.ipynb", Task("\x1b[2J[red]boo[/red]")):
+        pass
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    console.print(as_rich(tree(tmp_path)))
+    assert isinstance(console.file, io.StringIO)
+    page = console.file.getvalue()
+    assert f"{(tmp_path / 'root.ipynb').as_uri()}" in page
+    assert "␛[2J[red]boo[/red]" in page
+    assert "\x1b[2J" not in page
