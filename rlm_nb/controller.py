@@ -40,12 +40,14 @@ from rlm_nb.records import (
     AgentEnded,
     AgentResult,
     AgentStarted,
+    Answer,
     Balance,
     CellResult,
     Charged,
     Event,
     Iteration,
     Notice,
+    Outcome,
     Patch,
     Reply,
     Request,
@@ -230,7 +232,7 @@ class Run:
             above: Who is told that it starts and ends: the parent's recorder and whoever watches the run.
 
         Raises:
-            RLMError: What kept it from its first iteration.
+            RLMError: What kept it from existing, or the root from its first iteration.
         """
         started = time.time()
         with ExitStack() as stack:
@@ -252,10 +254,11 @@ class Run:
             agent = Agent(task, asker, home, prompts, self.config.rlm, tell, self.config.model.max_tokens)
             try:
                 outcome = yield from agent.iterate(soft, cancel)
-            except RLMError:
-                # There is no result that could tell of it: the error itself travels up.
-                stack.callback(notebook.unlink, missing_ok=True)
-                raise
+            except RLMError as error:
+                if not task.depth:
+                    raise  # the run never began: it leaves nothing behind
+                why = f"It could not begin: {error}"
+                outcome = Outcome("error", Answer.of(f"No answer was reached. {why}"), "none", why)
             result = AgentResult(
                 agent=task.agent,
                 outcome=outcome,

@@ -97,7 +97,7 @@ class CallLease(Protocol):
     max_tokens: int
 
     def settle(self, usage: Usage | None) -> int:
-        """Charge what was used, give the rest back, return micro-dollars; `None` keeps all that was reserved as spent."""
+        """Charge what was used (`None`: all that was reserved), and give back the rest; returns micro-dollars."""
         ...
 
 
@@ -105,7 +105,15 @@ class Ledger(Protocol):
     """One budget for a whole tree of agents, kept in a file that processes share."""
 
     def reserve_call(
-        self, agent: str, price: Price, prompt_tokens: int, max_tokens: int, *, finishing: bool = False
+        self,
+        agent: str,
+        price: Price,
+        prompt_tokens: int,
+        max_tokens: int,
+        *,
+        finishing: bool = False,
+        aside: bool = False,
+        cancel: Cancellation | None = None,
     ) -> CallLease:
         """Set aside the worst case of one call: `prompt_tokens` read at the dearest rate, `max_tokens` written.
 
@@ -115,10 +123,17 @@ class Ledger(Protocol):
             prompt_tokens: No fewer than the request can have.
             max_tokens: Wanted; the lease holds what can be paid.
             finishing: Whether this is the agent's last turn, paid from what was set aside for it.
+            aside: Whether it is a question beside the agent's conversation, which changes nothing in what is set aside.
+            cancel: Ends the waiting for calls under way that may give money back.
 
         Raises:
             BudgetExceededError: Not even a short reply can be paid.
+            CancelledError: `cancel` was set.
         """
+        ...
+
+    def release_agent(self, agent: str) -> None:
+        """Give back what was set aside for the last turn of an agent that has ended."""
         ...
 
     def reserve_sandbox(self, agent: str) -> AbstractContextManager[Callable[[], None]]:

@@ -355,7 +355,7 @@ class CellStarted(Event):
 
 @dataclass(frozen=True)
 class CellOutput(Event):
-    """The outputs of a cell so far; also sent when a thread of an earlier cell prints late."""
+    """The outputs of a cell so far, in dicts that nobody changes; also sent when a thread prints after its cell."""
 
     number: int
     index: int
@@ -378,7 +378,13 @@ class AgentEnded(Event):
 
 @dataclass(frozen=True)
 class Charged(Event):
-    """A model call was paid; `cost` is what this agent's own calls have cost so far, in micro-dollars."""
+    """A model call was paid.
+
+    Args:
+        cost: Micro-dollars of all of this agent's own calls so far.
+        usage: Tokens of all of them.
+        balance: What the ledger holds now.
+    """
 
     cost: int
     usage: Usage

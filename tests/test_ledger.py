@@ -137,8 +137,10 @@ def test_each_limit_has_its_own_error(path: Path, limits: Limits, error: type[Bu
 
 
 def test_what_is_free_passes_a_spent_budget(path: Path) -> None:
-    """A call that costs nothing needs no money."""
-    ledger = BudgetFile.create(path, Limits(cost=0, calls=5))
+    """A call that costs nothing needs no money, even where more was billed than there is."""
+    ledger = BudgetFile.create(path, Limits(cost=100_000, calls=5))
+    ledger.reserve_call("root", price, 10, 10).settle(Usage(50_000))
+    ledger.release_agent("root")
     assert ledger.reserve_call("root", free, 1000, 500).settle(Usage(1000, 500)) == 0
 
 

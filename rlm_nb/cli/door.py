@@ -17,7 +17,7 @@ from rlm_nb.cli.streams import tell
 from rlm_nb.errors import ConfigError, RLMError
 from rlm_nb.kernel import environment
 
-EXPECTED, USAGE, SURPRISE = 1, 2, 3
+EXPECTED, USAGE, SURPRISE = 1, 2, 70
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from rlm_nb.records import AgentResult, Status
 
 EXIT_CODES = (
-    "Exit codes: 0 the task is completed; 1 an error; 2 wrong usage or settings; 3 a fault of rlm-nb itself; "
-    "4 a partial result, since a limit was reached; 130 after Ctrl-C, 143 after SIGTERM."
+    "Exit codes: 0 the task is completed; 1 an error; 2 wrong usage or settings; 3 a partial result, since a "
+    "limit was reached; 70 a fault of rlm-nb itself; 130 after Ctrl-C, 143 after SIGTERM."
 )
-EXIT_CODE: dict[Status, int] = {"completed": 0, "error": 1, "partial": 4}
+EXIT_CODE: dict[Status, int] = {"completed": 0, "error": 1, "partial": 3}
 LIMITS, WHERE = "Limits", "Where"
 FRAME = 0.125
 """Seconds between two looks at what the agents do."""

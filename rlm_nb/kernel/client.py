@@ -256,7 +256,7 @@ class _Session:
         self._changed = threading.Condition()
         self._last_message = time.monotonic()
         self._closing = False
-        self._cut_off = False
+        self._cut_off = self._welcome = False
         self._thread = threading.Thread(target=self._read, name="rlm-iopub", daemon=True)
         self._bridge.__enter__()
         try:
@@ -355,12 +355,13 @@ class _Session:
     def _wait_idle(self, cell: _Cell) -> None:
         """The reply has come: wait for the last output, which travels on a channel of its own."""
         with self._changed:
+            if self._changed.wait_for(lambda: cell.outputs.idle, IDLE_GRACE):
+                return
+            cell.events.append(LOST)
+            self._welcome = False
+            self._cut_off = True
             # What the next cell puts out must find us listening.
-            self._changed.wait_for(
-                lambda: not self._cut_off and (cell.outputs.idle or LOST in cell.events), IDLE_GRACE
-            )
-            if not cell.outputs.idle and LOST not in cell.events:
-                cell.events.append(LOST)
+            self._changed.wait_for(lambda: self._welcome, IDLE_GRACE)
 
     def _drain(self) -> None:
         """The kernel is dead or must die: take what it had still sent."""
@@ -371,27 +372,19 @@ class _Session:
     def _read(self) -> None:
         """The thread that reads outputs, from the first cell to the end of the kernel."""
         iopub = self.process.client.iopub_channel
-        poller = zmq.Poller()
-        poller.register(iopub.socket, zmq.POLLIN)
-        # ZeroMQ cuts off a peer that sends too large a message, and does not come back by itself.
-        with iopub.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
-            poller.register(monitor, zmq.POLLIN)
-            while not self._closing:
-                ready = dict(poller.poll(50))
-                if monitor in ready:
-                    monitor.recv_multipart()
-                    with self._changed:
-                        self._cut_off = True
-                        if self._cells:
-                            list(self._cells.values())[-1][1].events.append(LOST)
-                        self._changed.notify_all()
-                    endpoint = iopub.socket.LAST_ENDPOINT
-                    with suppress(zmq.ZMQError):  # it may have forgotten the endpoint already
-                        iopub.socket.disconnect(endpoint)
-                    iopub.socket.connect(endpoint)
-                if iopub.socket in ready:
-                    self._read_burst(iopub)
-            iopub.socket.disable_monitor()
+        while not self._closing:
+            if self._cut_off:
+                self._listen_again(iopub.socket)
+            if iopub.socket.poll(50):
+                self._read_burst(iopub)
+
+    def _listen_again(self, iopub: zmq.Socket[bytes]) -> None:
+        """ZeroMQ cuts off a peer that sends too large a message, and does not come back by itself."""
+        endpoint = iopub.get_string(zmq.LAST_ENDPOINT)
+        with suppress(zmq.ZMQError):  # it has forgotten the endpoint already
+            iopub.disconnect(endpoint)
+        iopub.connect(endpoint)
+        self._cut_off = False
 
     def _read_burst(self, iopub: Any) -> None:
         """Take what is there as a whole before anybody is told."""
@@ -412,7 +405,7 @@ class _Session:
     def _take(self, message: dict[str, Any], changed: dict[int, _Cell]) -> None:
         with self._changed:
             if message["msg_type"] == "iopub_welcome":
-                self._cut_off = False
+                self._welcome = True
                 self._changed.notify_all()
             known = self._cells.get(message["parent_header"].get("msg_id", ""))
             if known is None:

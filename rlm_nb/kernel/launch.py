@@ -143,8 +143,14 @@ class Process:
 
     def exit_code(self) -> int | None:
         """`None` while it lives; below 0 for the signal that ended it."""
-        code: int | None = self._launcher.run(self._manager.provisioner.poll())
-        return code
+        if not hasattr(os, "waitid"):
+            code: int | None = self._launcher.run(self._manager.provisioner.poll())
+            return code
+        # Look without reaping: until `close` has ended the whole group, its number must not go to somebody else.
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def how_it_ended(self) -> str:
         """For people and models: `exit code 3`, `signal SIGSEGV`."""

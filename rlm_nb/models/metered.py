@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Protocol
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import BudgetSettings, TokenPrices
@@ -18,24 +17,6 @@ from rlm_nb.records import Message, Reply, Request, Usage
 
 MESSAGE_OVERHEAD = 16
 """Tokens that a provider may add around each message and the system prompt: roles, separators, cache marks."""
-
-
-class Purse(Ledger, Protocol):
-    """A ledger that tells an agent's conversation from questions beside it, and that a call can wait for."""
-
-    def reserve_call(
-        self,
-        agent: str,
-        price: Price,
-        prompt_tokens: int,
-        max_tokens: int,
-        *,
-        finishing: bool = False,
-        aside: bool = False,
-        cancel: Cancellation | None = None,
-    ) -> CallLease:
-        """See `ledger.BudgetFile.reserve_call`."""
-        ...
 
 
 class MeteredModel:
@@ -51,7 +32,7 @@ class MeteredModel:
         max_tokens: The longest reply that is asked for, whatever a request says.
     """
 
-    def __init__(self, model: Model, ledger: Purse, price: Price, agent: str, max_tokens: int) -> None:
+    def __init__(self, model: Model, ledger: Ledger, price: Price, agent: str, max_tokens: int) -> None:
         self._model, self._ledger, self._price = model, ledger, price
         self._agent, self._max_tokens = agent, max_tokens
         self._lock = threading.Lock()

@@ -23,6 +23,7 @@ from rlm_nb.errors import (
     RequestRefusedError,
     UnknownModelError,
 )
+from rlm_nb.models.metered import configured_price
 from rlm_nb.protocols import Price
 from rlm_nb.records import Reply, Request, StopReason, Usage
 
@@ -226,7 +227,7 @@ class ScriptedModel:
     @property
     def price(self) -> Price | None:
         """What the script's tokens cost, or `None` when it does not say."""
-        return _price(self._script.price) if self._script.price is not None else None
+        return configured_price(self._script.price) if self._script.price is not None else None
 
     def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
         """Say the line for this agent and turn; see `protocols.Model`.
@@ -300,23 +301,6 @@ def _say(text: str, delay: float, cancel: Cancellation, on_text: Callable[[str],
 def _estimate(request: Request, text: str) -> Usage:
     asked = len(request.system) + sum(len(message.content) for message in request.messages)
     return Usage(input_tokens=asked // 4 + 1, output_tokens=len(text) // 4 + 1)
-
-
-def _price(prices: TokenPrices) -> Price:
-    read = prices.input if prices.cache_read is None else prices.cache_read
-    write = prices.input if prices.cache_write is None else prices.cache_write
-
-    def price(usage: Usage) -> int:
-        # Dollars per million tokens are micro-dollars per token.
-        exact = (
-            usage.input_tokens * prices.input
-            + usage.output_tokens * prices.output
-            + usage.cache_read_tokens * read
-            + usage.cache_write_tokens * write
-        )
-        return int(-(-exact // 1))
-
-    return price
 
 
 def _whose(request: Request) -> str:

@@ -76,17 +76,20 @@ def start(wish: Wish, ctl: Path, cancel: Cancellation | None = None) -> Start:
     git.require()
     if not wish.where or wish.where.startswith("-"):
         raise SourceError(f"not a folder or a URL: {wish.where!r}")
-    folder = Path(wish.where).expanduser()
     # What is there on disk comes first: a folder may well be called `a:b`.
-    if not os.path.lexists(folder) and remote.is_url(wish.where):
+    if remote.is_url(wish.where) and not os.path.lexists(wish.where):
         return _remote(wish, ctl, cancel)
-    if not folder.exists():
-        raise SourceError(f"no such folder: {wish.where}")
-    if not folder.is_dir():
-        raise SourceError(f"{wish.where} is a file: name the folder that it is in")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise SourceError(f"{wish.where} cannot be read: permission denied")
-    return _local(wish, folder.resolve(), ctl, cancel)
+    try:
+        folder = Path(wish.where).expanduser().resolve(strict=True)
+        entries = os.scandir(folder)
+    except (FileNotFoundError, RuntimeError):  # RuntimeError: the home of a user who does not exist
+        raise SourceError(f"no such folder: {wish.where}") from None
+    except NotADirectoryError:
+        raise SourceError(f"{wish.where} is a file: name the folder that it is in") from None
+    except OSError as error:
+        raise SourceError(f"{wish.where} cannot be read: {error.strerror}") from None
+    entries.close()
+    return _local(wish, folder, ctl, cancel)
 
 
 def _remote(wish: Wish, ctl: Path, cancel: Cancellation | None) -> Start:

@@ -85,7 +85,7 @@ def users_excludes(users: Git) -> bytes:
     files = [anywhere]
     if users.attempt("rev-parse", "--git-dir").code == 0:
         files.append(_path(users, "info/exclude"))
-    return b"".join(file.read_bytes() + b"\n" for file in files if file.is_file() and os.access(file, os.R_OK))
+    return b"".join(file.read_bytes() + b"\n" for file in files if os.access(file, os.R_OK) and file.is_file())
 
 
 def filters(ours: Git, tree: Tree) -> list[str]:

@@ -69,15 +69,13 @@ class Source:
         """
         ctl = run_folder.resolve() / "ctl.git"
         skip = [run_folder] if runs_dir is None else [run_folder, runs_dir]
-        try:
+        with _writing(ctl):
             ctl.mkdir()
-        except OSError as error:
-            raise RunFolderError(f"{ctl} cannot be made: {error.strerror}") from None
-        try:
-            start = origin.start(origin.Wish(where, branch, commit, skip), ctl, cancel)
-        except BaseException:
-            remove_tree(ctl)
-            raise
+            try:
+                start = origin.start(origin.Wish(where, branch, commit, skip), ctl, cancel)
+            except BaseException:
+                remove_tree(ctl)
+                raise
         yield cls(ctl, start)
 
     @property
@@ -117,12 +115,17 @@ class Source:
             base: The commit in `ctl.git` to start from; the run's own start when there is none.
 
         Raises:
-            GitError: It could not be written: the disk is full, or a partial clone lacks a file.
+            GitError: Git could not write it: the disk is full, or a partial clone lacks a file.
+            RunFolderError: The folder cannot be written.
         """
         base = base or self.base
-        ours = git.controlled(self.ctl)
-        tree = tree_of(ours, base)
-        work, private = folder / "work", folder / "git"
+        with _writing(folder):
+            tree = self._check_out(folder / "work", folder / "git", base)
+            worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start)
+        yield worktree
+
+    def _check_out(self, work: Path, private: Path, base: str) -> dict[bytes, Entry]:
+        tree = tree_of(git.controlled(self.ctl), base)
         work.mkdir(mode=0o700)
         repository.make_private(private, work, self.ctl, self._start.algorithm, base)
         absent = self._start.absent & tree.keys()
@@ -132,7 +135,7 @@ class Source:
         if absent:
             ours.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=b"\0".join(absent))
         ours.run("checkout-index", "--quiet", "--all", "--index")
-        yield Worktree(self.ctl, agent, work, base, tree, self._start)
+        return tree
 
 
 class Worktree:
@@ -169,8 +172,9 @@ class Worktree:
 
         Raises:
             GitError: The commit cannot be written.
+            RunFolderError: There is no room to work out what is ignored.
         """
-        with self._lock:
+        with self._lock, _writing(self.path):
             return self._snapshot(message)
 
     def patch(self) -> Patch:
@@ -178,8 +182,9 @@ class Worktree:
 
         Raises:
             GitError: The state cannot be written.
+            RunFolderError: There is no room to work out what is ignored.
         """
-        with self._lock:
+        with self._lock, _writing(self.path):
             commit = self._snapshot("The end")
             return patch.between(self._git, self.base, commit, self._notes)
 
@@ -219,6 +224,15 @@ class Worktree:
             self._git.run("update-ref", self._ref, commit)
         self._last, self._tree, self._notes = commit, tree, left.sentences()
         return commit
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the system refuses, in words that the user can do something about."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
 
 
 def _nearest_folder(path: Path, subfolder: PurePosixPath) -> Path:

@@ -367,7 +367,12 @@ def test_cancelled_while_the_service_stalls(stall: int, warm: bool, how: str) ->
         if warm:
             model.complete(ask("Hi"), Cancellation())
         cancel = Cancellation(time.monotonic() + 0.5 if how == "deadline" else None)
-        stop = threading.Thread(target=lambda: (server.stalled.wait(), cancel.cancel("enough")))
+
+        def stop_once_stalled() -> None:
+            server.stalled.wait()
+            cancel.cancel("enough")
+
+        stop = threading.Thread(target=stop_once_stalled)
         if how == "cancel":
             stop.start()
         started = time.monotonic()
@@ -384,7 +389,12 @@ def test_cancelled_between_two_attempts() -> None:
     """A call that waits for its next attempt returns at once, and that attempt is never made."""
     with MessagesServer(Fails(529, headers={"retry-after": "0.6"}), "never") as server:
         cancel = Cancellation()
-        stop = threading.Thread(target=lambda: (server.wait_for_requests(1), cancel.cancel("enough")))
+
+        def stop_once_asked() -> None:
+            server.wait_for_requests(1)
+            cancel.cancel("enough")
+
+        stop = threading.Thread(target=stop_once_asked)
         stop.start()
         started = time.monotonic()
         with pytest.raises(CancelledError, match="enough"):

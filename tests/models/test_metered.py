@@ -184,6 +184,18 @@ def test_the_finishing_turn_is_paid_by_what_was_set_aside(tmp_path: Path) -> Non
     assert ledger.reserved_by() == ()
 
 
+def test_a_call_that_waits_for_its_money_can_be_stopped(tmp_path: Path) -> None:
+    """While another call holds what is needed it waits, is not refused, and heeds the cancellation."""
+    ledger = BudgetFile.create(tmp_path / "budget.json", Limits(cost=20_000))
+    ledger.reserve_call("root.1", PRICE, 100, 1000)
+    cancel = Cancellation()
+    timer = threading.Timer(0.1, cancel.cancel, ["enough"])
+    timer.start()
+    with pytest.raises(CancelledError, match="enough"):
+        metered(Oracle(lambda request: Reply("yes")), ledger).complete(question("?"), cancel)
+    timer.join()
+
+
 def test_many_threads_ask_at_once(ledger: BudgetFile) -> None:
     """Eight questions are out at the same time, and the totals hold every one of forty."""
     together = threading.Barrier(8, timeout=30)

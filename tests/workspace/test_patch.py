@@ -7,7 +7,16 @@ import shutil
 
 from tests.workspace import witness
 
-HARD_NAMES = [b"with space", b'quote"d', b"new\nline", b"latin-\xe9", b"\xff\xfe", b":(top)x", b"-rf", "snow-☃".encode()]
+HARD_NAMES = [
+    b"with space",
+    b'quote"d',
+    b"new\nline",
+    b"latin-\xe9",
+    b"\xff\xfe",
+    b":(top)x",
+    b"-rf",
+    "snow-☃".encode(),
+]
 
 
 def test_a_patch_applies_to_a_copy_of_the_start_state(repository, git, open_source, check_out, tmp_path):
@@ -32,8 +41,7 @@ def test_a_patch_applies_to_a_copy_of_the_start_state(repository, git, open_sour
     shutil.rmtree(tree.path / "folder")
     (tree.path / "folder").write_text("now a file\n")
     for name in HARD_NAMES:
-        with open(os.path.join(os.fsencode(tree.path), name), "wb") as file:
-            file.write(name)
+        (tree.path / os.fsdecode(name)).write_bytes(name)
 
     patch = tree.patch()
     file = tmp_path / "changes.patch"
@@ -61,7 +69,9 @@ def test_attributes_of_an_agent_do_not_bend_the_patch(repository, git, open_sour
     (repository / "a.txt").write_text("one\n")
     copy = shutil.copytree(repository, tmp_path / "copy", symlinks=True)
     tree = check_out(open_source(repository))
-    (tree.path / ".gitattributes").write_text("*.txt -diff eol=crlf ident\n*.bin diff=evil text working-tree-encoding=UTF-16\n")
+    (tree.path / ".gitattributes").write_text(
+        "*.txt -diff eol=crlf ident\n*.bin diff=evil text working-tree-encoding=UTF-16\n"
+    )
     (tree.path / "a.txt").write_text("$Id$\n")
     (tree.path / "b.bin").write_bytes(b"\0\r\n\xff\n")
     file = tmp_path / "changes.patch"

@@ -1,0 +1,111 @@
+"""Folders go away whatever is in them, and nothing outside them does."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from rlm_nb.workspace.scratch import remove_tree, scratch
+from tests.workspace.nobody import as_nobody
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Folders in folders, deeper than any path can say."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("n", dir_fd=here)
+        below = os.open("n", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, 0o000, dir_fd=here))
+    os.close(here)
+
+
+def test_a_scratch_folder_is_its_owners_alone_and_gone_after_a_failure():
+    """0700 while it lasts; the exception passes through."""
+    with pytest.raises(RuntimeError, match="on purpose") as raised, scratch() as folder:
+        raise RuntimeError(f"on purpose: {folder.name} {stat.S_IMODE(folder.stat().st_mode):o}")
+    assert re.search(r"on purpose: rlm-\S+ 700", str(raised.value))
+    assert not folder.exists()
+
+
+def test_three_thousand_nested_folders_go(tmp_path):
+    """Neither the depth of Python's stack nor the length of a path is a limit."""
+    (tmp_path / "deep").mkdir()
+    nest(tmp_path / "deep", 3000)
+    assert remove_tree(tmp_path / "deep")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_folders_that_nobody_may_enter_go():
+    """Mode 000, read-only folders and read-only files are no obstacle to their owner."""
+    as_nobody(_remove_what_is_closed)
+
+
+def _remove_what_is_closed() -> None:
+    with scratch() as folder:
+        for name in ("shut", "unwritable", "shut/inside"):
+            (folder / name).mkdir()
+            (folder / name / "file").touch(mode=0o400)
+        (folder / "shut/inside").chmod(0)
+        (folder / "shut").chmod(0)
+        (folder / "unwritable").chmod(0o500)
+    assert not folder.exists()
+
+
+def test_nothing_behind_a_link_is_touched(tmp_path):
+    """Links to folders and files outside are removed, not followed; so are sockets and FIFOs."""
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (tmp_path / "precious").write_text("kept")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "folder").symlink_to(outside)
+    (inside / "file").symlink_to(tmp_path / "precious")
+    (inside / "dangling").symlink_to("nowhere")
+    os.mkfifo(inside / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(inside / "s"))
+    assert remove_tree(inside)
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+    assert (tmp_path / "precious").read_text() == "kept"
+
+    (tmp_path / "link").symlink_to(outside)
+    assert remove_tree(tmp_path / "link")
+    assert outside.is_dir()
+    assert remove_tree(tmp_path / "never was")
+
+
+def test_files_that_come_and_go_meanwhile_do_no_harm(tmp_path):
+    """Something still writes and deletes below while it is removed; when that ends, one more call finishes."""
+    folder = tmp_path / "busy"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number}").mkdir()
+        (folder / f"{number}/file").touch()
+    stop = threading.Event()
+
+    def bustle() -> None:
+        while not stop.is_set():
+            for number in range(200):
+                try:
+                    (folder / f"{number}").mkdir(parents=True, exist_ok=True)
+                    (folder / f"{number}/file").touch()
+                    (folder / f"{number}/file").unlink()
+                except OSError:
+                    continue
+
+    writer = threading.Thread(target=bustle)
+    writer.start()
+    try:
+        remove_tree(folder)
+    finally:
+        stop.set()
+        writer.join()
+    assert remove_tree(folder)
