@@ -28,8 +28,9 @@ from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
 from rlm_nb.errors import BridgeError, RLMError, RunFolderError
-from rlm_nb.kernel.client import KernelClient, OnOutput
+from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.session import OnOutput
 from rlm_nb.ledger import BudgetFile, Limits
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
@@ -316,7 +317,11 @@ class Run:
             tree.workdir,
             lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt",
             self.config.kernel,
-            {"subagents": _may_delegate(task, self.config), "context": str(task.context) if task.context else None},
+            {
+                "task": task.prompt,
+                "subagents": _may_delegate(task, self.config),
+                "context": str(task.context) if task.context else None,
+            },
             partial(self._answer, task, queries),
             cancel,
         )

@@ -161,9 +161,13 @@ class Process:
         """Ask the kernel to interrupt its cell, and what the cell started."""
         self.client.control_channel.send(self.client.session.msg("interrupt_request", content={}))
 
-    def close(self) -> None:
-        """End the process with everything that it started, at once, and leave nothing of it."""
+    def kill(self) -> None:
+        """End the process with everything that it started, at once."""
         _kill_tree(self.pid)
+
+    def close(self) -> None:
+        """Kill it, and leave nothing of it."""
+        self.kill()
         if self._client is not None:
             self._client.stop_channels()
         self._launcher.run(self._reap())

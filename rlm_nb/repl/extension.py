@@ -18,7 +18,7 @@ from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 
 
 def load(shell: Any) -> None:
-    """Put the functions, `WORKDIR`, `os`, `subprocess`, `Path` and `context` into the shell's namespace.
+    """Put the functions, `TASK`, `WORKDIR`, `os`, `subprocess`, `Path` and `context` into the shell's namespace.
 
     Args:
         shell: The `InteractiveShell` of the kernel.
@@ -32,6 +32,8 @@ def load(shell: Any) -> None:
     lasting = {name: getattr(functions, name) for name in names}
     lasting["get_ipython"] = shell.get_ipython
     shell.push({"WORKDIR": workdir, "os": os, "subprocess": subprocess, "Path": Path})
+    if hello.get("task"):
+        shell.push({"TASK": hello["task"]})
     if hello.get("context"):
         shell.push({"context": Path(hello["context"]).read_text(encoding="utf-8", errors="backslashreplace")})
     shell.push(lasting)

@@ -119,7 +119,7 @@ class Root:
             yield len(target), iter((target,))
             return
         # Without waiting: a FIFO put there since we looked must not hold us up.
-        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             status = os.fstat(opened)
             if not stat.S_ISREG(status.st_mode):

@@ -92,8 +92,9 @@ def _without_login(parts: SplitResult) -> Address:
 
 
 def _unreachable(place: Address, said: str) -> SourceError:
-    for secret in place.login or ():
-        said = said.replace(secret, "…") if secret else said
+    if place.login:  # git does not repeat it, but what the server answers may; a user without a password is a token
+        user, password = place.login
+        said = said.replace(password or user, "…")
     hint = ""
     if "could not read Username" in said or "Authentication failed" in said:
         hint = "; it wants a login, or does not exist: use ssh, or have git remember the login"

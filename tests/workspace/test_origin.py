@@ -88,6 +88,23 @@ def test_line_endings_and_filters_leave_the_bytes_alone(repository, git, open_so
     assert witness.everything(repository) == before
 
 
+def test_nothing_in_the_users_repository_is_started(repository, git, open_source, tmp_path):
+    """Hooks and an fsmonitor program are for the user's own commands; reading starts none of them."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    for name in ("fsmonitor", "post-index-change", "reference-transaction"):
+        (hooks / name).write_text(f"#!/bin/sh\necho $0 >> {tmp_path}/ran\n")
+        (hooks / name).chmod(0o755)
+    git(repository, "config", "core.hooksPath", hooks)
+    git(repository, "config", "core.fsmonitor", hooks / "fsmonitor")
+    git(repository, "config", "core.untrackedCache", "true")
+    (repository / "untracked").write_text("x\n")
+    before = witness.everything(repository)
+    open_source(repository)
+    assert not (tmp_path / "ran").exists()
+    assert witness.everything(repository) == before
+
+
 def test_what_the_user_ignores_elsewhere_is_ignored(repository, git, open_source, check_out):
     """`.git/info/exclude` and the user's own ignore file count at the start, and in what the agent leaves."""
     (repository / ".git/info").mkdir(exist_ok=True)

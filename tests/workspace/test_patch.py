@@ -13,7 +13,7 @@ HARD_NAMES = [
     b"new\nline",
     b"latin-\xe9",
     b"\xff\xfe",
-    b":(top)x",
+    b":(icase)x",
     b"-rf",
     "snow-☃".encode(),
 ]

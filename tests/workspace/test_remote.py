@@ -30,6 +30,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
             self.end_headers()
+        elif self.path.startswith("/echo"):
+            self.send_response(403)
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+            self.wfile.write(b"refused: " + wanted)
         else:
             super().do_GET()
 
@@ -80,7 +85,10 @@ def test_a_login_reaches_the_server_and_nobody_else(server, open_source, tmp_pat
     server.password = b"another"
     with pytest.raises(SourceError, match="wants a login") as refused:
         open_source(url)
-    shown = [str(refused.value), repr(source), *source.notices]
+    server.password = DECODED
+    with pytest.raises(SourceError, match="refused: ada:…") as echoed:
+        open_source(f"http://{LOGIN}@127.0.0.1:{server.server_port}/echo")
+    shown = [str(refused.value), str(echoed.value).replace("refused: ada:", ""), repr(source), *source.notices]
     shown += [path.read_bytes().decode("latin-1") for path in tmp_path.glob("run-*/**/*") if path.is_file()]
     assert not [text for text in shown if "pa$s" in text or "ada:" in text]
 
