@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from dotenv import dotenv_values
@@ -86,8 +86,9 @@ class BudgetSettings(Section):
 
 
 class KernelSettings(Section):
-    """How patient we are with a kernel."""
+    """How kernels are started, and how patient we are with them."""
 
+    start: Literal["auto", "cold"] = "auto"
     start_timeout: float = Field(60, gt=0)
     cell_timeout: float = Field(600, gt=0)
     interrupt_grace: float = Field(5, gt=0)

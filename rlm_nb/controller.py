@@ -111,12 +111,14 @@ def run(
         branch: Start from this branch or tag, rather than from the state of the checkout.
         commit: Start from this commit.
         context: A text file that the agent finds in its REPL as `context`.
-        listen: Told of everything that happens, from the agents' threads.
+        listen: Told of everything that happens, from the agents' threads. What it raises stops the run, and is raised
+            here once everything is closed.
         cancel: Stops the run when it is set; there is a result all the same.
         model: Answers instead of the one that the settings name.
 
     Raises:
-        RLMError: What kept the run from starting; it leaves nothing behind.
+        RLMError: What kept the run from starting; it leaves nothing behind. Once the root has taken a turn, whatever
+            is raised leaves the notebooks, and a `run.json` that says how it ended.
     """
     with open_run(
         prompt,
@@ -151,13 +153,14 @@ def open_run(
 ) -> Iterator[Run]:
     """The same as `run`, for callers who want to see each iteration of the root as it comes: `run.iterations()`.
 
-    Arguments and exceptions are those of `run`.
+    Arguments and exceptions are those of `run`. A run that the block leaves before its end is stopped there.
     """
     model = model or get_model(config, secrets or {})
     price = price_for(model, config.budget)
     if context is not None:
         context = _readable(context)
     cancel = cancel or Cancellation()
+    listen = stack_listener = _Heeded(listen, cancel)
     with ExitStack() as stack:
         folder = stack.enter_context(_run_folder(config))
         origin = stack.enter_context(
@@ -176,7 +179,7 @@ def open_run(
             model=model,
             price=price,
             ledger=BudgetFile.create(folder / "budget.json", limits),
-            launcher=stack.enter_context(Launcher()),
+            launcher=stack.enter_context(Launcher(warm=config.kernel.start != "cold")),
             listen=listen,
             cancel=stack.enter_context(_with_deadline(cancel, config.rlm.global_timeout)),
         )

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import psutil
 import zmq
 from jupyter_client import AsyncKernelManager, BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec
@@ -24,6 +24,7 @@ from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel import environment
+from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one message that we take; a kernel that sends more is cut off from that message."""
@@ -38,22 +39,30 @@ class Launcher:
     """Starts the kernels of one controller.
 
     jupyter_client manages kernels with asyncio; its event loop lives here, in one thread, for all of them.
+
+    Args:
+        warm: Whether kernels are forked from a warm process, as far as the system allows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, warm: bool = True) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlm-launcher", daemon=True)
+        self.forkserver = Forkserver() if warm and can_fork() else None
         self.context = zmq.Context()
         self.context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self.context.setsockopt(zmq.LINGER, 0)
 
     def __enter__(self) -> Self:
+        if self.forkserver is not None:
+            self.forkserver.begin()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.forkserver is not None:
+            self.forkserver.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -77,37 +86,46 @@ class Launcher:
         return Process(self, folder, workdir, wire)
 
 
+def can_fork() -> bool:
+    """Whether a process may be forked after it has imported what kernels need.
+
+    On macOS system libraries start threads on their own, and a forked process crashes in them.
+    """
+    return sys.platform == "linux"
+
+
+class _Manager(AsyncKernelManager):  # type: ignore[misc]
+    """jupyter_client's manager, which also tells its provisioner where to fork from."""
+
+    forkserver: Forkserver | None = None
+
+
 class Process:
     """One kernel process and the channels to it."""
 
     def __init__(self, launcher: Launcher, folder: Path, workdir: Path, wire: int) -> None:
         self._launcher = launcher
-        self._stack = ExitStack()
         self._log = folder / "kernel.log"
-        sockets = self._stack.enter_context(_socket_folder(folder))
-        self._manager = AsyncKernelManager(
-            transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/connection.json"
-        )
-        self._manager._kernel_spec = kernel_spec()
-        # CurveZMQ guards sockets that others can reach; these lie in a folder of our own, and ipc needs no encryption.
-        self._manager.transport_encryption = "disabled"
-        with self._log.open("ab") as log:
-            try:
-                launcher.run(
-                    self._manager.start_kernel(
-                        cwd=str(workdir),
-                        env=_environment(folder, wire),
-                        pass_fds=(wire,),
-                        stdout=log,
-                        stderr=log,
-                    )
+        with ExitStack() as stack:
+            sockets = stack.enter_context(_socket_folder(folder))
+            self._manager = _Manager(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/connection.json")
+            self._manager.forkserver = launcher.forkserver
+            self._manager._kernel_spec = kernel_spec()
+            # CurveZMQ guards sockets that others can reach; these lie in a folder of our own.
+            self._manager.transport_encryption = "disabled"
+            launcher.run(
+                self._manager.start_kernel(
+                    cwd=str(workdir), env=_environment(folder), descriptors={VARIABLE: wire}, log=self._log
                 )
-            except OSError as error:
-                self._stack.close()
-                raise KernelStartError(f"the kernel could not be started: {error}") from error
-        self.pid: int = self._manager.provisioner.pid
-        self.exit_fd = _exit_descriptor(self.pid, self._stack)
+            )
+            self._stack = stack.pop_all()
+        self._process: SupervisedProcess = self._manager.provisioner.process
         self._client: BlockingKernelClient | None = None
+
+    @property
+    def exit_fd(self) -> int:
+        """A descriptor that becomes readable when the kernel ends."""
+        return self._process.side.fileno()
 
     @property
     def client(self) -> BlockingKernelClient:
@@ -143,14 +161,7 @@ class Process:
 
     def exit_code(self) -> int | None:
         """`None` while it lives; below 0 for the signal that ended it."""
-        if not hasattr(os, "waitid"):
-            code: int | None = self._launcher.run(self._manager.provisioner.poll())
-            return code
-        # Look without reaping: until `close` has ended the whole group, its number must not go to somebody else.
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._process.poll()
 
     def how_it_ended(self) -> str:
         """For people and models: `exit code 3`, `signal SIGSEGV`."""
@@ -163,21 +174,18 @@ class Process:
 
     def kill(self) -> None:
         """End the process with everything that it started, at once."""
-        _kill_tree(self.pid)
+        self._process.kill()
 
     def close(self) -> None:
         """Kill it, and leave nothing of it."""
         self.kill()
         if self._client is not None:
             self._client.stop_channels()
-        self._launcher.run(self._reap())
+        self._process.close()
+        self._launcher.run(self._clean_up())
         self._stack.close()
 
-    async def _reap(self) -> None:
-        # The process is dead, or will be in a moment: SIGKILL cannot be refused.
-        while await self._manager.provisioner.poll() is None:
-            await asyncio.sleep(0.005)
-        await self._manager.provisioner.wait()
+    async def _clean_up(self) -> None:
         self._manager.cleanup_connection_file()
         self._manager.cleanup_ipc_files()
         await self._manager.cleanup_resources()
@@ -195,7 +203,7 @@ def kernel_spec() -> KernelSpec:
     raise KernelStartError("the kernelspec `rlm` is not installed; reinstall rlm-nb with pip")
 
 
-def _environment(folder: Path, wire: int) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """What a kernel gets to see: nothing of the controller's but how to find programs and which language to speak."""
     places = {"HOME": folder / "home", "TMPDIR": folder / "tmp", "IPYTHONDIR": folder / "home" / ".ipython"}
     for place in places.values():
@@ -203,10 +211,8 @@ def _environment(folder: Path, wire: int) -> dict[str, str]:
     return {
         **environment.allowed(os.environ),
         **{name: str(place) for name, place in places.items()},
-        "JPY_PARENT_PID": str(os.getpid()),
         "PYTHONDONTWRITEBYTECODE": "1",
         "GIT_TERMINAL_PROMPT": "0",
-        VARIABLE: str(wire),
     }
 
 
@@ -214,31 +220,6 @@ def _socket_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A 0700 folder whose path leaves room for the name of a unix socket."""
     short = len(os.fsencode(folder)) + len("/s-12345678/k-5") <= _UNIX_PATH
     return tempfile.TemporaryDirectory(prefix="s-" if short else "rlm-s-", dir=folder if short else "/tmp")
-
-
-def _exit_descriptor(pid: int, stack: ExitStack) -> int | None:
-    """A descriptor that becomes readable when the process ends; `None` where the system has none."""
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return None  # an older kernel: the caller looks at intervals instead
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
-def _kill_tree(pid: int) -> None:
-    """SIGKILL to the process, its group, and all that descend from it, sessions of their own included."""
-    try:
-        descendants = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        descendants = []
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    for process in descendants:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def _ended(code: int) -> str:

@@ -120,8 +120,7 @@ class Session:
         client = self.process.client
         poller = zmq.Poller()
         poller.register(client.shell_channel.socket, zmq.POLLIN)
-        if self.process.exit_fd is not None:
-            poller.register(self.process.exit_fd, zmq.POLLIN)
+        poller.register(self.process.exit_fd, zmq.POLLIN)
         if cancel is not None:
             poller.register(woken, zmq.POLLIN)
         began, waited = time.monotonic(), cell.waited()
@@ -132,10 +131,10 @@ class Session:
                 return None, f"The cell was interrupted: {cancel.reason}."
             if left <= 0:
                 return None, f"The cell ran longer than {limit:g} seconds and was interrupted."
-            longest = 0.1 if self.process.exit_fd is None else 1.0
             if cancel is not None and (deadline := cancel.seconds_left()) is not None:
-                longest = min(longest, deadline + 0.001)
-            ready = dict(poller.poll(int(1000 * min(left, longest)) + 1))
+                left = min(left, deadline)
+            # The clock may stop or start meanwhile, so look again now and then.
+            ready = dict(poller.poll(int(1000 * min(left, 1.0)) + 1))
             if client.shell_channel.socket in ready:
                 with suppress(Empty):
                     reply: dict[str, Any] = client.shell_channel.get_msg(timeout=0)

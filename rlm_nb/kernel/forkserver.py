@@ -1,0 +1,142 @@
+"""A warm process that forks kernels: everything that a kernel imports is imported here, once.
+
+`python -I -m rlm_nb.kernel.forkserver FD` reads requests on the socket `FD`, each a JSON line with the descriptors that
+it names, and ends when the socket is closed. It never has a thread or a ZeroMQ context, for they do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+import warnings
+from importlib import import_module
+from typing import Any, NoReturn
+
+from rlm_nb.kernel.supervisor import supervise
+
+MODULES = (
+    "rlm_nb.repl.kernel",
+    "rlm_nb.repl.extension",
+    "ipykernel.zmqshell",
+    "ipykernel.iostream",
+    "ipykernel.heartbeat",
+    "ipykernel.displayhook",
+    "ipykernel.subshell_manager",
+    "ipykernel.pylab.backend_inline",
+    "IPython.core.completer",
+    "IPython.core.historyapp",
+    "IPython.core.magics",
+    "IPython.lib.pretty",
+    "jedi",
+    "matplotlib_inline.backend_inline",
+    "matplotlib_inline.config",
+    "pygments.formatters",
+    "pygments.lexers.python",
+    "sqlite3",
+    "tornado.ioloop",
+    "tornado.platform.asyncio",
+    "zmq.eventloop.zmqstream",
+)
+"""What a kernel has loaded by the time that its first cell has run."""
+
+
+def main() -> None:
+    """Import, tell that we are ready, fork until the socket is closed."""
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    requests.set_inheritable(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors report for themselves
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in MODULES:
+            try:
+                import_module(name)
+            except ImportError:  # a kernel without it is as good, and imports it itself if need be
+                continue
+    gc.collect()
+    gc.freeze()
+    requests.sendall(b"ready\n")
+    while request := _receive(requests):
+        if os.fork() == 0:
+            requests.close()
+            _become_supervisor(*request)
+        for descriptor in request[1]:
+            os.close(descriptor)
+
+
+def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """One request and its descriptors; `None` when there will be no more."""
+    line = b""
+    descriptors: list[int] = []
+    while not line.endswith(b"\n"):
+        part, received, _, _ = socket.recv_fds(requests, 1 << 16, 8)
+        descriptors += received
+        if not part:
+            return None
+        line += part
+    return json.loads(line), descriptors
+
+
+def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    side_fd, log, *kept = descriptors
+    side = socket.socket(fileno=side_fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for descriptor in {null, log} - {0, 1, 2}:
+        os.close(descriptor)
+
+    def start() -> int:
+        pid = os.fork()
+        if pid == 0:
+            side.close()
+            _become_kernel(request, kept)
+        for descriptor in kept:
+            os.close(descriptor)
+        return pid
+
+    os.setsid()  # out of reach of signals for the controller's terminal
+    supervise(side, start)
+
+
+def _become_kernel(request: dict[str, Any], kept: list[int]) -> NoReturn:
+    """Be for the kernel what a new process would be, and run it."""
+    code = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        for name, descriptor in zip(request["descriptors"], kept, strict=True):
+            os.environ[name] = str(descriptor)
+        # What an interpreter reads from its environment only when it starts.
+        sys.dont_write_bytecode = bool(request["env"].get("PYTHONDONTWRITEBYTECODE"))
+        tempfile.tempdir = None
+        sys.argv = request["argv"]
+        import_module(request["module"]).main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)  # the log
+        raise
+    finally:
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

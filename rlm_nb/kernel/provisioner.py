@@ -1,0 +1,295 @@
+"""How jupyter_client starts our kernels: forked from a warm process if there is one, else cold; always supervised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning import LocalProvisioner
+
+from rlm_nb.errors import KernelStartError
+from rlm_nb.kernel.supervisor import ENDED, REPORT, STARTED
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT = 30.0
+"""Seconds that the forkserver may take to import what kernels need."""
+
+KILL_TIMEOUT = 2.0
+"""Seconds after which we no longer wait for a supervisor to end its kernel, and do it ourselves."""
+
+
+class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
+    """Starts a kernel under a supervisor; forks it if the kernel manager has a `forkserver`.
+
+    Any Jupyter program can use it: without a forkserver the kernel is started cold, and still leaves nothing behind.
+    """
+
+    async def launch_kernel(
+        self,
+        cmd: list[str],
+        *,
+        env: dict[str, str],
+        cwd: str | None = None,
+        descriptors: dict[str, int] | None = None,
+        log: Path | None = None,
+        **kwargs: Any,
+    ) -> KernelConnectionInfo:
+        """Start the command.
+
+        Args:
+            cmd: `python [options] -m module arguments…`.
+            env: All of the kernel's environment.
+            cwd: Where it runs.
+            descriptors: File descriptors to inherit, by the variable that is to hold their number.
+            log: The file that gets what the kernel writes on its own stdout and stderr.
+
+        Raises:
+            KernelStartError: It could not be started.
+        """
+        forkserver: Forkserver | None = getattr(self.parent, "forkserver", None)
+        start = partial(_start, forkserver, cmd, env, cwd or str(Path.cwd()), descriptors or {}, log)
+        # Waiting for another process must not stop the loop, in which other kernels live.
+        process = await asyncio.get_running_loop().run_in_executor(None, start)
+        self.process = process
+        self.pid = self.pgid = process.pid
+        self.cwd = cwd
+        return self.connection_info
+
+
+def _start(
+    forkserver: Forkserver | None,
+    command: list[str],
+    env: dict[str, str],
+    cwd: str,
+    descriptors: dict[str, int],
+    log: Path | None,
+) -> SupervisedProcess:
+    """Fork the kernel if that can be done, else start it cold."""
+    with (log or Path(os.devnull)).open("ab") as output:
+        if forkserver is not None:
+            try:
+                return _supervised(partial(_fork, forkserver, command, env, cwd, descriptors, output=output.fileno()))
+            except KernelStartError as error:
+                logger.warning("%s; the kernel is started cold", error)
+        return _supervised(partial(_start_cold, command, env, cwd, descriptors, output=output.fileno()))
+
+
+def _supervised(start: Callable[[socket.socket], None]) -> SupervisedProcess:
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            start(theirs)
+        return SupervisedProcess(ours)
+    except BaseException:
+        ours.close()
+        raise
+
+
+def _fork(
+    forkserver: Forkserver,
+    command: list[str],
+    env: dict[str, str],
+    cwd: str,
+    descriptors: dict[str, int],
+    side: socket.socket,
+    *,
+    output: int,
+) -> None:
+    arguments = command[command.index("-m") + 1 :]
+    request = {"argv": arguments, "module": arguments[0], "cwd": cwd, "env": env, "descriptors": list(descriptors)}
+    forkserver.fork(request, [side.fileno(), output, *descriptors.values()])
+
+
+def _start_cold(
+    command: list[str],
+    env: dict[str, str],
+    cwd: str,
+    descriptors: dict[str, int],
+    side: socket.socket,
+    *,
+    output: int,
+) -> None:
+    numbers = {name: str(number) for name, number in descriptors.items()}
+    keep = " ".join(numbers.values())
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "rlm_nb.kernel.supervisor", str(side.fileno()), *command],
+            env={**env, **numbers, "RLM_KEEP_FDS": keep},
+            cwd=cwd,
+            pass_fds=[side.fileno(), *descriptors.values()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise KernelStartError(f"the kernel could not be started: {error}") from error
+    threading.Thread(target=process.wait, name="rlm-supervisor", daemon=True).start()  # no zombie of it
+
+
+class SupervisedProcess:
+    """A kernel's process, seen through its supervisor; has what jupyter_client wants of a `Popen`.
+
+    Args:
+        side: The socket that joins us to the supervisor. It becomes readable when the kernel ends.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, side: socket.socket) -> None:
+        self.side = side
+        self._code: int | None = None
+        self._lock = threading.Lock()
+        side.settimeout(READY_TIMEOUT)
+        kind, self.pid = self._report()
+        if kind != STARTED:
+            raise KernelStartError("the kernel's supervisor ended before the kernel began")
+
+    def poll(self) -> int | None:
+        """`None` while the kernel lives, else its exit code, below 0 for a signal."""
+        with self._lock:
+            if self._code is None:
+                self.side.settimeout(0)
+                with suppress(BlockingIOError):
+                    self._code = self._report()[1]
+            return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end. Raises `subprocess.TimeoutExpired`."""
+        with self._lock:
+            if self._code is None:
+                self.side.settimeout(timeout)
+                try:
+                    self._code = self._report()[1]
+                except TimeoutError:
+                    raise subprocess.TimeoutExpired(f"kernel {self.pid}", timeout or 0) from None
+            return self._code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the kernel and what it started in its process group."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """End the kernel with everything that it started, and wait until that is done."""
+        if self.poll() is None:
+            with suppress(OSError):
+                self.side.shutdown(socket.SHUT_WR)  # the supervisor's cue
+            try:
+                self.wait(KILL_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._kill_without_help()
+
+    def terminate(self) -> None:
+        """The same as `kill`: a kernel has nothing to save."""
+        self.kill()
+
+    def close(self) -> None:
+        """Let go of the supervisor; it ends what still lives."""
+        self.side.close()
+
+    def _report(self) -> tuple[bytes, int]:
+        data = b""
+        with suppress(ConnectionError):
+            data = self.side.recv(REPORT.size, socket.MSG_WAITALL)
+        if len(data) < REPORT.size:
+            return ENDED, -signal.SIGKILL  # the supervisor itself was killed
+        kind, number = REPORT.unpack(data)
+        return kind, number
+
+    def _kill_without_help(self) -> None:
+        """A cell may have stopped its supervisor."""
+        with suppress(psutil.NoSuchProcess):
+            kernel = psutil.Process(self.pid)
+            family = [kernel, *kernel.children(recursive=True), *kernel.parents()[:1]]
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._code = -signal.SIGKILL
+
+
+class Forkserver:
+    """The controller's handle on the warm process; starts it, and starts another if it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def begin(self) -> None:
+        """Start the process, without waiting until it is warm."""
+        with self._lock:
+            self._begin()
+
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        """Have a kernel forked.
+
+        Args:
+            request: `module`, `argv`, `cwd`, `env` and `descriptors`, the names of all but the first two descriptors.
+            descriptors: The supervisor's socket, the log, and what the kernel is to inherit.
+
+        Raises:
+            KernelStartError: There is no warm process, and none can be started.
+        """
+        line = json.dumps(request).encode() + b"\n"
+        with self._lock:
+            for attempt in (1, 2):
+                self._begin()
+                assert self._requests is not None
+                try:
+                    socket.send_fds(self._requests, [line[:1]], descriptors)
+                    self._requests.sendall(line[1:])
+                    return
+                except OSError as error:  # it was killed
+                    self._end()
+                    if attempt == 2:
+                        raise KernelStartError(f"the forkserver does not answer: {error}") from error
+
+    def close(self) -> None:
+        """End the process; kernels that it has forked live on."""
+        with self._lock:
+            self._end()
+
+    def _begin(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._end()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-I", "-X", "frozen_modules=off", "-m", "rlm_nb.kernel.forkserver"]
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": os.environ.get("LANG", "C.UTF-8")},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._requests = ours
+
+    def _end(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+        if self._process is not None:
+            self._process.kill()  # it has nothing to save, and may be in the middle of its imports
+            self._process.wait()
+            self._process = None
