@@ -123,6 +123,11 @@ class Process:
         self._client: BlockingKernelClient | None = None
 
     @property
+    def pid(self) -> int:
+        """The kernel's process number."""
+        return self._process.pid
+
+    @property
     def exit_fd(self) -> int:
         """A descriptor that becomes readable when the kernel ends."""
         return self._process.side.fileno()

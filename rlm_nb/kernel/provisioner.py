@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -64,11 +65,18 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         forkserver: Forkserver | None = getattr(self.parent, "forkserver", None)
         start = partial(_start, forkserver, cmd, env, cwd or str(Path.cwd()), descriptors or {}, log)
         # Waiting for another process must not stop the loop, in which other kernels live.
-        process = await asyncio.get_running_loop().run_in_executor(None, start)
+        with ThreadPoolExecutor(1, thread_name_prefix="rlm-start") as thread:
+            process = await asyncio.get_running_loop().run_in_executor(thread, start)
         self.process = process
         self.pid = self.pgid = process.pid
         self.cwd = cwd
+        self._supervised = process
         return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Let go of the supervisor, which ends what still lives."""
+        self._supervised.close()
+        await super().cleanup(restart=restart)
 
 
 def _start(
@@ -155,10 +163,15 @@ class SupervisedProcess:
         self.side = side
         self._code: int | None = None
         self._lock = threading.Lock()
+        self._kernel: psutil.Process | None = None
+        self._supervisor: psutil.Process | None = None
         side.settimeout(READY_TIMEOUT)
         kind, self.pid = self._report()
         if kind != STARTED:
             raise KernelStartError("the kernel's supervisor ended before the kernel began")
+        with suppress(psutil.NoSuchProcess):  # remembered with their start times: numbers are used again
+            self._kernel = psutil.Process(self.pid)
+            self._supervisor = self._kernel.parent()
 
     def poll(self) -> int | None:
         """`None` while the kernel lives, else its exit code, below 0 for a signal."""
@@ -195,6 +208,7 @@ class SupervisedProcess:
                 self.wait(KILL_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._kill_without_help()
+                self._code = -signal.SIGKILL
 
     def terminate(self) -> None:
         """The same as `kill`: a kernel has nothing to save."""
@@ -208,20 +222,24 @@ class SupervisedProcess:
         data = b""
         with suppress(ConnectionError):
             data = self.side.recv(REPORT.size, socket.MSG_WAITALL)
-        if len(data) < REPORT.size:
-            return ENDED, -signal.SIGKILL  # the supervisor itself was killed
-        kind, number = REPORT.unpack(data)
-        return kind, number
+        if len(data) == REPORT.size:
+            kind, number = REPORT.unpack(data)
+            return kind, number
+        self._kill_without_help()
+        return ENDED, -signal.SIGKILL
 
     def _kill_without_help(self) -> None:
-        """A cell may have stopped its supervisor."""
-        with suppress(psutil.NoSuchProcess):
-            kernel = psutil.Process(self.pid)
-            family = [kernel, *kernel.children(recursive=True), *kernel.parents()[:1]]
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._code = -signal.SIGKILL
+        """A cell has stopped or killed its supervisor."""
+        if self._supervisor is not None and self._supervisor.is_running():
+            self._supervisor.kill()
+        if self._kernel is None or not self._kernel.is_running():
+            return
+        family = [self._kernel, *self._kernel.children(recursive=True)]
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class Forkserver:
@@ -231,6 +249,11 @@ class Forkserver:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The warm process's number, while there is one."""
+        return None if self._process is None else self._process.pid
 
     def begin(self) -> None:
         """Start the process, without waiting until it is warm."""

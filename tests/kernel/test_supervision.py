@@ -1,0 +1,179 @@
+"""Kernels start warm or cold, and nothing of them outlives whoever started them, however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from jupyter_client.manager import KernelManager
+
+from rlm_nb.kernel.launch import Launcher, kernel_spec
+from tests.kernel.conftest import Bench, Start, text
+
+DAEMON = """
+import os, subprocess, sys
+script = '''
+import os, sys, time
+if os.fork(): sys.exit()
+os.setsid()
+if os.fork(): sys.exit()
+open("daemon.pid", "w").write(str(os.getpid()))
+time.sleep(300)
+'''
+subprocess.run([sys.executable, "-c", script], env={}, check=True)
+"""
+"""A daemon that has left the kernel's session, family and environment, as a real one does."""
+
+CONTROLLER = """
+import sys, time
+from contextlib import ExitStack
+from pathlib import Path
+from rlm_nb.kernel.launch import Launcher
+from tests.kernel.conftest import Bench
+
+with ExitStack() as stack:
+    launcher = stack.enter_context(Launcher())
+    bench = Bench(stack, launcher, Path(sys.argv[1]))
+    bench.run(sys.argv[2])
+    print("running", flush=True)
+    bench.run("while True: pass")
+"""
+
+
+def test_a_daemon_ends_with_its_kernel(start: Start) -> None:
+    """Who double-forks out of the kernel's session is ended with it all the same."""
+    own = start()
+    assert own.run(DAEMON).status == "ok"
+    daemon = _daemon(own.workdir)
+    own.client.__exit__(None, None, None)
+    assert not psutil.pid_exists(daemon)
+
+
+def test_a_daemon_ends_when_the_kernel_dies(start: Start) -> None:
+    """A kernel that crashes takes its daemons along."""
+    own = start()
+    own.run(DAEMON)
+    daemon = _daemon(own.workdir)
+    assert own.run("import os; os._exit(1)").status == "died"
+    _gone([daemon])
+
+
+def test_nothing_survives_the_controllers_sigkill(tmp_path: Path) -> None:
+    """SIGKILL of the controller in mid-cell: kernel, forkserver and the cell's daemon are gone within 2 seconds."""
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, str(tmp_path), DAEMON],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert controller.stdout is not None
+    with controller.stdout:
+        assert controller.stdout.readline() == "running\n"
+    family = [child.pid for child in psutil.Process(controller.pid).children(recursive=True)]
+    family += [process.pid for process in psutil.process_iter() if _works_in(process, tmp_path)]
+    daemon = _daemon(tmp_path / "work")
+    assert len({*family, daemon}) >= 4  # forkserver, supervisor, kernel, daemon
+    controller.kill()
+    controller.wait()
+    _gone([*family, daemon], seconds=2)
+
+
+def test_the_forkserver_is_killed(launcher: Launcher, tmp_path: Path) -> None:
+    """Kernels that it has forked live on, and the next one is started all the same."""
+    with ExitStack() as stack:
+        (tmp_path / "one").mkdir()
+        (tmp_path / "two").mkdir()
+        own = stack.enter_context(Launcher())
+        one = Bench(stack, own, tmp_path / "one")
+        one.run("x = 1")
+        assert own.forkserver is not None
+        assert own.forkserver.pid is not None
+        os.kill(own.forkserver.pid, signal.SIGKILL)
+        assert one.run("x").outputs[0]["data"]["text/plain"] == "1"
+        two = Bench(stack, own, tmp_path / "two")
+        assert two.run("1 + 1").status == "ok"
+        assert one.run("x").status == "ok"
+
+
+def test_cold_start(tmp_path: Path, clean_environment: Path) -> None:
+    """`kernel.start: cold` needs no forkserver, and gives the same kernel."""
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher(warm=False))
+        assert launcher.forkserver is None
+        own = Bench(stack, launcher, tmp_path)
+        assert text(own.run("print(budget()['left_usd'])").outputs) == "1.5\n"
+        own.run(DAEMON)
+        daemon = _daemon(own.workdir)
+    assert not psutil.pid_exists(daemon)
+
+
+def test_any_jupyter_program_can_start_it(tmp_path: Path) -> None:
+    """A stock KernelManager starts the kernelspec: a REPL in which the bridge's functions say that nobody answers."""
+    manager = KernelManager(transport="ipc", connection_file=str(tmp_path / "connection.json"), ip=str(tmp_path / "k"))
+    manager._kernel_spec = kernel_spec()
+    manager.start_kernel(cwd=str(tmp_path))
+    try:
+        client = manager.blocking_client()
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        replies: list[str] = []
+        reply = client.execute_interactive(
+            "WORKDIR.name", timeout=30, output_hook=lambda m: replies.append(str(m["content"].get("data")))
+        )
+        assert reply["content"]["status"] == "ok"
+        assert tmp_path.name in "".join(replies)
+        reply = client.execute_interactive("FINAL(1)", timeout=30, output_hook=lambda m: None)
+        assert "not started by rlm-nb" in reply["content"]["evalue"]
+        client.stop_channels()
+    finally:
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_cell_attacks_its_supervisor(start: Start, number: signal.Signals) -> None:
+    """A cell that stops or kills its supervisor gains nothing: the kernel ends when it should."""
+    own = start()
+    kernel = int(text(own.run("import os; print(os.getpid())").outputs))
+    supervisor = psutil.Process(kernel).ppid()
+    own.run(f"os.kill({supervisor}, {int(number)})")
+    began = time.monotonic()
+    own.client.__exit__(None, None, None)
+    assert time.monotonic() - began < 5
+    _gone([kernel, supervisor])
+
+
+def _daemon(workdir: Path) -> int:
+    file = workdir / "daemon.pid"
+    end = time.monotonic() + 5
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return int(file.read_text())
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(folder)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+        return False
+
+
+def _gone(pids: list[int], seconds: float = 2.0) -> None:
+    end = time.monotonic() + seconds
+    while left := [pid for pid in pids if _is_alive(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
