@@ -20,30 +20,8 @@ from typing import Any, NoReturn
 
 from rlm_nb.kernel.supervisor import supervise
 
-MODULES = (
-    "rlm_nb.repl.kernel",
-    "rlm_nb.repl.extension",
-    "ipykernel.zmqshell",
-    "ipykernel.iostream",
-    "ipykernel.heartbeat",
-    "ipykernel.displayhook",
-    "ipykernel.subshell_manager",
-    "ipykernel.pylab.backend_inline",
-    "IPython.core.completer",
-    "IPython.core.historyapp",
-    "IPython.core.magics",
-    "IPython.lib.pretty",
-    "jedi",
-    "matplotlib_inline.backend_inline",
-    "matplotlib_inline.config",
-    "pygments.formatters",
-    "pygments.lexers.python",
-    "sqlite3",
-    "tornado.ioloop",
-    "tornado.platform.asyncio",
-    "zmq.eventloop.zmqstream",
-)
-"""What a kernel has loaded by the time that its first cell has run."""
+KERNEL = "rlm_nb.repl.kernel"
+"""The module that runs a kernel and knows what one needs; by name, for this room does not know that one."""
 
 
 def main() -> None:
@@ -52,13 +30,10 @@ def main() -> None:
     requests.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors report for themselves
+    gc.disable()  # what is imported stays
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in MODULES:
-            try:
-                import_module(name)
-            except ImportError:  # a kernel without it is as good, and imports it itself if need be
-                continue
+        import_module(KERNEL).preload()
     gc.collect()
     gc.freeze()
     requests.sendall(b"ready\n")
@@ -123,6 +98,7 @@ def _become_kernel(request: dict[str, Any], kept: list[int]) -> NoReturn:
         # What an interpreter reads from its environment only when it starts.
         sys.dont_write_bytecode = bool(request["env"].get("PYTHONDONTWRITEBYTECODE"))
         tempfile.tempdir = None
+        gc.enable()
         sys.argv = request["argv"]
         import_module(request["module"]).main()
         code = 0

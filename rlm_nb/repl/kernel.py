@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
@@ -38,9 +40,61 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
         extension.load(self.shell)
 
 
+MODULES = (
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.historyapp",
+    "IPython.core.logger",
+    "IPython.core.magics",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "IPython.lib.pretty",
+    "ipykernel.displayhook",
+    "ipykernel.heartbeat",
+    "ipykernel.iostream",
+    "ipykernel.subshell_manager",
+    "ipykernel.zmqshell",
+    "jedi",
+    "pygments.formatters",
+    "pygments.lexers.python",
+    "sqlite3",
+    "tornado.ioloop",
+    "tornado.locks",
+    "tornado.platform.asyncio",
+    "tornado.queues",
+    "zmq.eventloop.zmqstream",
+    "encodings.idna",
+    "faulthandler",
+    "stack_data",
+)
+"""What a kernel has loaded by the time that its first cells have run."""
+
+
 def main() -> None:
     """Run until shut down."""
+    leave_out_debugpy()
     RLMKernelApp.launch_instance()
+
+
+def preload() -> None:
+    """Import what a kernel needs, for processes that are forked afterwards. Starts no thread."""
+    leave_out_debugpy()
+    for name in MODULES:
+        import_module(name)
+
+
+def leave_out_debugpy() -> None:
+    """Let ipykernel find no debugger: a third of a kernel's memory, and nobody here to use it.
+
+    Cells can still `import debugpy`.
+    """
+    if "ipykernel.debugger" not in sys.modules:
+        sys.modules["debugpy"] = None  # type: ignore[assignment]
+        try:
+            import_module("ipykernel.debugger")
+        finally:
+            del sys.modules["debugpy"]
 
 
 if __name__ == "__main__":
