@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -200,6 +201,7 @@ class Process:
         return f"; its last words:\n{text}" if text else ""
 
 
+@cache
 def kernel_spec() -> KernelSpec:
     """The kernelspec `rlm` that was installed with this very package, whatever else the machine has under that name."""
     for file in metadata.files("rlm-nb") or ():

@@ -35,6 +35,13 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
             )
         )
 
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Take `-f FILE` and nothing else: building the parser for a few hundred options costs a tenth of a start."""
+        arguments = sys.argv[1:] if argv is None else argv
+        if len(arguments) != 2 or arguments[0] != "-f":
+            self.exit("usage: python -m rlm_nb.repl.kernel -f CONNECTION_FILE")
+        self.connection_file = arguments[1]
+
     def init_code(self) -> None:
         """Instead of start-up files: the agent's names."""
         extension.load(self.shell)
