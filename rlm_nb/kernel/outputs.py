@@ -136,25 +136,36 @@ class OutputReader(NotebookClient):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(new_notebook(), record_timing=False)
         self.clear_before_next_output = False
-        self._cells: list[CellOutputs] = []
+        self._cells: dict[int, CellOutputs] = {}
 
     def begin(self, outputs: CellOutputs) -> int:
         """A new cell; returns its number, which `feed` wants."""
-        self._cells.append(outputs)
         self.nb.cells.append(outputs.cell)
-        return len(self._cells) - 1
+        number = len(self.nb.cells) - 1
+        self._cells[number] = outputs
+        return number
 
-    def feed(self, number: int, message: dict[str, Any]) -> None:
-        """Take one message of this cell into account."""
+    def forget(self, number: int) -> None:
+        """No message of this cell will be fed any more."""
+        del self._cells[number]
+        self.clear_display_id_mapping(number)
+        self.nb.cells[number] = NotebookNode(outputs=[])  # the numbers of the others stay
+
+    def feed(self, number: int, message: dict[str, Any]) -> set[int]:
+        """Take one message of this cell into account; returns the cells whose outputs it may have changed."""
         outputs = self._cells[number]
         if message["msg_type"] == "stream" and not self.output_hook_stack[message["parent_header"].get("msg_id")]:
             self._clear_if_due(outputs, number)
             outputs.add_stream(message["content"]["name"], message["content"]["text"])
-            return
+            return {number}
         try:
             self.process_message(message, outputs.cell, number)
         except CellExecutionComplete:
             outputs.idle = True
+        if message["msg_type"] in ("status", "execute_input"):
+            return set()
+        display = (message["content"].get("transient") or {}).get("display_id")
+        return {number, *self._display_id_map.get(display, {})}
 
     def output(
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int

@@ -32,6 +32,9 @@ IDLE_GRACE = 2.0
 DRAIN = 0.2
 """Seconds of silence after which a dead kernel has nothing more to say."""
 
+REMEMBERED = 32
+"""Cells whose threads may still print: a run of thousands of cells must not keep the outputs of all of them."""
+
 LOST = "Some output of this cell was lost: a single piece of it was too large to take."
 
 
@@ -52,7 +55,8 @@ class Session:
         self._said_hello = threading.Event()
         self._answer = answer
         self._reader = OutputReader()
-        self._cells: dict[str, tuple[int, Cell]] = {}
+        self._numbers: dict[str, int] = {}  # by the message that the cell was sent in
+        self._cells: dict[int, Cell] = {}
         self._changed = threading.Condition()
         self._last_message = time.monotonic()
         self._closing = self._cut_off = self._welcome = False
@@ -84,7 +88,9 @@ class Session:
         with self._changed:
             # Under the lock: no output can be read before we know whose it is.
             identity = client.execute(code, allow_stdin=False, stop_on_error=True)
-            self._cells[identity] = (self._reader.begin(cell.outputs), cell)
+            number = self._numbers[identity] = self._reader.begin(cell.outputs)
+            self._cells[number] = cell
+            self._forget_old_cells()
         with _wakeup(cancel) as woken:
             reply, why = self._wait(identity, cell, cancel, woken, settings.cell_timeout)
             if reply is None and not self.ended:
@@ -105,6 +111,12 @@ class Session:
         if content["status"] == "ok":
             return "ok", None
         return "error", valid(f"{content.get('ename', 'Error')}: {content.get('evalue', '')}"[:2000])
+
+    def _forget_old_cells(self) -> None:
+        while len(self._numbers) > REMEMBERED:
+            number = self._numbers.pop(next(iter(self._numbers)))
+            del self._cells[number]
+            self._reader.forget(number)
 
     def _wait(
         self,
@@ -202,17 +214,16 @@ class Session:
             if message["msg_type"] == "iopub_welcome":
                 self._welcome = True
                 self._changed.notify_all()
-            known = self._cells.get(message["parent_header"].get("msg_id", ""))
-            if known is None:
+            number = self._numbers.get(message["parent_header"].get("msg_id", ""))
+            if number is None:
                 return
-            number, cell = known
+            cell = self._cells[number]
             try:
-                self._reader.feed(number, message)
+                for touched in self._reader.feed(number, message):
+                    changed[touched] = self._cells[touched]
             except Exception as error:  # noqa: BLE001 - a kernel runs code that nobody knows: it may send anything
                 log.warning("a malformed message of a kernel was left out: %r", error)
                 cell.events.append("A malformed output of this cell was left out.")
-            if message["msg_type"] not in ("status", "execute_input"):
-                changed[number] = cell
             if cell.outputs.idle:
                 self._changed.notify_all()
 

@@ -180,6 +180,21 @@ def test_output_of_a_thread_after_the_reply(bench: Bench) -> None:
     assert arrived.wait(5)
 
 
+def test_a_display_is_updated_from_a_later_cell(bench: Bench) -> None:
+    """A handle still works some cells later; after many cells it is forgotten, and nothing breaks."""
+    seen: list[str] = []
+    bench.client.execute(
+        "from IPython.display import display\nhandle = display('one', display_id=True)",
+        Cancellation(),
+        lambda outputs: seen.append(str(outputs)),
+    )
+    bench.run("handle.update('two')")
+    assert "two" in seen[-1]
+    for number in range(40):
+        bench.run(f"{number}")
+    assert bench.run("handle.update('three'); print('fine')").status == "ok"
+
+
 def test_progress_bar_and_floods(bench: Bench) -> None:
     """10,000 steps of a progress bar are one output; a megabyte too much is kept beside the notebook."""
     bar = bench.run("for i in range(10_000): print(f'\\r{i}', end='')\nprint()")
