@@ -1,7 +1,8 @@
 """A warm process that forks kernels: everything that a kernel imports is imported here, once.
 
-`python -I -m rlm_nb.kernel.forkserver FD` reads requests on the socket `FD`, each a JSON line with the descriptors that
-it names, and ends when the socket is closed. It never has a thread or a ZeroMQ context, for they do not survive a fork.
+`python -I -m rlm_nb.kernel.forkserver FD` reads requests on the socket `FD`, each one message of JSON with the
+descriptors that it names, and ends when the socket is closed. It never has a thread or a ZeroMQ context, for they do
+not survive a fork.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any, NoReturn
 
 from rlm_nb.kernel.supervisor import supervise
 
+MAX_REQUEST, MAX_DESCRIPTORS = 1 << 17, 8
+
 KERNEL = "rlm_nb.repl.kernel"
 """The module that runs a kernel and knows what one needs; by name, for this room does not know that one."""
 
 
 def main() -> None:
-    """Import, tell that we are ready, fork until the socket is closed."""
+    """Import, then fork until the socket is closed; requests that come early wait in it."""
     requests = socket.socket(fileno=int(sys.argv[1]))
     requests.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
@@ -36,7 +39,6 @@ def main() -> None:
         import_module(KERNEL).preload()
     gc.collect()
     gc.freeze()
-    requests.sendall(b"ready\n")
     while request := _receive(requests):
         if os.fork() == 0:
             requests.close()
@@ -47,15 +49,8 @@ def main() -> None:
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """One request and its descriptors; `None` when there will be no more."""
-    line = b""
-    descriptors: list[int] = []
-    while not line.endswith(b"\n"):
-        part, received, _, _ = socket.recv_fds(requests, 1 << 16, 8)
-        descriptors += received
-        if not part:
-            return None
-        line += part
-    return json.loads(line), descriptors
+    message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS)
+    return (json.loads(message), descriptors) if message else None
 
 
 def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoReturn:

@@ -270,14 +270,13 @@ class Forkserver:
         Raises:
             KernelStartError: There is no warm process, and none can be started.
         """
-        line = json.dumps(request).encode() + b"\n"
+        message = json.dumps(request).encode()
         with self._lock:
             for attempt in (1, 2):
                 self._begin()
                 assert self._requests is not None
                 try:
-                    socket.send_fds(self._requests, [line[:1]], descriptors)
-                    self._requests.sendall(line[1:])
+                    socket.send_fds(self._requests, [message], descriptors)
                     return
                 except OSError as error:  # it was killed
                     self._end()
@@ -293,7 +292,8 @@ class Forkserver:
         if self._process is not None and self._process.poll() is None:
             return
         self._end()
-        ours, theirs = socket.socketpair()
+        # A socket of whole messages: requests of several agents at once must not run into each other.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-I", "-X", "frozen_modules=off", "-m", "rlm_nb.kernel.forkserver"]
             self._process = subprocess.Popen(

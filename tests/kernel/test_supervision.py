@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_nothing_survives_the_controllers_sigkill(tmp_path: Path) -> None:
     controller.kill()
     controller.wait()
     _gone([*family, daemon], seconds=2)
+
+
+def test_sixteen_at_once(launcher: Launcher, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Kernels that are started at the same time are all forked, and none gets what belongs to another."""
+
+    def answer(number: int) -> str:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with ExitStack() as stack:
+            return text(Bench(stack, launcher, folder).run("print(WORKDIR.parent.name)").outputs)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(answer, range(16))) == [f"{number}\n" for number in range(16)]
+    assert "started cold" not in caplog.text
 
 
 def test_the_forkserver_is_killed(launcher: Launcher, tmp_path: Path) -> None:
