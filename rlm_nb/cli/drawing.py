@@ -11,7 +11,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.cli.progress import AgentProgress, Progress
-from rlm_nb.cli.wording import duration, headline, money, plural, tokens
+from rlm_nb.cli.wording import tokens
+from rlm_nb.notebook.wording import duration, headline, money, plural
 from rlm_nb.records import Status, Usage
 
 MARKS: dict[Status | None, tuple[str, str]] = {

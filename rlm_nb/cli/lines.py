@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlm_nb.cli.wording import duration, head, headline, money, outputs_text, plural, tokens
+from rlm_nb.cli.wording import head, outputs_text, tokens
+from rlm_nb.notebook.wording import duration, headline, money, plural
 from rlm_nb.records import (
     AgentEnded,
     AgentResult,

@@ -16,7 +16,7 @@ from rich.text import Text
 from rlm_nb.cli import lines
 from rlm_nb.cli.drawing import drawing
 from rlm_nb.cli.progress import Progress
-from rlm_nb.cli.wording import printable
+from rlm_nb.notebook.wording import printable
 from rlm_nb.records import CellOutput, Event, Notice
 
 

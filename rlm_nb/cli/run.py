@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlm_nb.cli.streams import tell, write
-from rlm_nb.cli.wording import duration, headline, money, plural, tokens
+from rlm_nb.cli.wording import tokens
+from rlm_nb.notebook.wording import duration, headline, money, plural
 
 if TYPE_CHECKING:
     from rlm_nb.cli.door import Keys

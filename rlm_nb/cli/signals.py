@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from rlm_nb.workspace.scratch import remove_all
+
 # `timeout` and some shells' wrappers send a signal to a process and once more to its group: that is one wish, not two.
 ECHO = 0.3
 
@@ -18,7 +20,7 @@ class Interruption:
     """Notices SIGINT, SIGTERM and SIGHUP in the main thread while its block runs.
 
     The first one is only remembered in `signal`, for the main thread to act upon. A second one kills every process
-    below this one and ends this one at once, whatever it is doing.
+    below this one, removes its temporary folders and ends it at once, whatever it is doing.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,8 @@ class Interruption:
 
     def _end_at_once(self) -> None:
         _kill_descendants()
+        remove_all()
+        _kill_descendants()  # an agent that lost its kernel may just have started another
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # the live view hides the cursor
         os._exit(self.exit_code)

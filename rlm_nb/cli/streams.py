@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from rlm_nb.cli.wording import printable
+from rlm_nb.notebook.wording import printable
 
 
 def write(text: str) -> None:

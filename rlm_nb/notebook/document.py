@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbformat.v4.rwbase import split_lines
 
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.metadata import Node
@@ -40,6 +42,7 @@ class Document:
         self._nodes: dict[str, Node] = {}
         self._texts: dict[str, bytes] = {}
         self._metadata: Mapping[str, Any] = {}
+        self._frame: tuple[bytes, bytes] | None = None
         self._failed = False
         self._saved = True
         self._took = 0.0
@@ -86,7 +89,7 @@ class Document:
     def describe(self, metadata: Mapping[str, Any]) -> None:
         """Replace the notebook's own metadata."""
         with self._lock:
-            self._metadata = metadata
+            self._metadata, self._frame = metadata, None
             self._saved = False
 
     def save_soon(self) -> None:
@@ -132,7 +135,8 @@ class Document:
         """The file in pieces. Only what changed is written as JSON anew."""
         for name in self._nodes.keys() - self._texts.keys():
             self._texts[name] = _cell_text(self._nodes[name])
-        opening, closing = _frame(self._metadata)
+        self._frame = self._frame or _frame(self._metadata)
+        opening, closing = self._frame
         parts = [opening]
         for name in self._nodes:
             parts += [self._texts[name], b",\n"]
@@ -179,15 +183,21 @@ def _written(nodes: list[Node], metadata: Mapping[str, Any]) -> bytes:
     """A notebook as nbformat writes it to a file."""
     notebook = {"cells": nodes, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
     try:
-        text: str = nbformat.v4.writes(nbformat.v4.to_notebook(notebook), allow_nan=False)
+        text = _dumped(notebook)
     except ValueError:  # a NaN somewhere: rare, so only now is it looked for
-        text = nbformat.v4.writes(nbformat.v4.to_notebook(_finite(notebook)), allow_nan=False)
+        text = _dumped(_finite(notebook))
     text += "\n"
     try:
         return text.encode()
     except UnicodeEncodeError:
         # Surrogates can only stand inside strings, where a doubled backslash makes them the text of their escape.
         return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode()
+
+
+def _dumped(notebook: Mapping[str, Any]) -> str:
+    """What `nbformat.v4.writes` gives, without its deep copies, which take longer than the rest: we have a copy."""
+    lines = split_lines(nbformat.v4.to_notebook(notebook))
+    return json.dumps(lines, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True, separators=(",", ": "))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -205,7 +215,7 @@ def _finite(value: Any) -> Any:
 
 def _valid(node: Node) -> Node:
     """The cell, with a sentence in place of each output that is none: a kernel may send what it likes."""
-    if node["cell_type"] != "code" or _is_valid(node):
+    if not node.get("outputs") or _is_valid(node):
         return node
     return {
         **node,

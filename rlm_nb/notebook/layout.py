@@ -18,6 +18,7 @@ from rlm_nb.notebook.metadata import (
     write_iteration,
     write_result,
 )
+from rlm_nb.notebook.wording import duration, headline, money, plural, printable
 from rlm_nb.records import CellResult, Iteration, Outcome, Output, Patch, Usage
 
 HEAD, FINAL = "head", "final"
@@ -116,35 +117,10 @@ def prose(text: str, code: Sequence[str]) -> str:
     return "\n\n".join(piece.strip("\n") for piece in [*kept, rest] if piece.strip())
 
 
-def money(micro_dollars: int) -> str:
-    """`$0.0123`: four places, of which a small call still shows something."""
-    return f"${micro_dollars / 1_000_000:,.4f}"
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 05 s`, `1 h 02 min`."""
-    if seconds < 60:
-        return f"{max(0.0, seconds):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def first_line(text: str) -> str:
     """The first line that says something, cut to a width that fits beside other things."""
-    line = next((line.strip() for line in printable(text).splitlines() if line.strip()), "")
+    line = headline(text)
     return line if len(line) <= 100 else line[:99] + "…"
-
-
-def printable(text: str) -> str:
-    """Text whose control characters show as their pictures, with plain line ends: a terminal or a page obeys none."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_PICTURES)
-
-
-_PICTURES = (
-    {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-    | {0x7F: 0x2421}
-    | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-)
 
 
 def escaped(text: str) -> str:
@@ -155,7 +131,7 @@ def escaped(text: str) -> str:
 def _standing(head: Head) -> str:
     facts = [f"**{head.state}**"]
     if head.turn:
-        facts.append(f"{head.turn} iteration{'s' if head.turn > 1 else ''}")
+        facts.append(plural(head.turn, "iteration"))
     facts += _tokens(head.usage)
     facts.append(money(head.cost))
     if head.total_cost > head.cost:

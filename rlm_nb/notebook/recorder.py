@@ -129,6 +129,7 @@ class Recorder:
         self._document.save()
 
     def _record(self, event: Event) -> None:
+        before = self._head
         match event:
             case Asked(number=number):
                 self._head = replace(self._head, turn=number)
@@ -155,7 +156,8 @@ class Recorder:
                 self._head = replace(self._head, notices=(*self._head.notices, text)[-NOTICES:])
             case _:
                 return
-        self._state_head()
+        if self._head != before:
+            self._state_head()
 
     def _record_output(self, event: CellOutput) -> None:
         name = layout.code_id(event.number, event.index)

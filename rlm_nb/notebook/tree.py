@@ -13,8 +13,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.errors import NotebookError
-from rlm_nb.notebook.layout import duration, first_line, money
+from rlm_nb.notebook.layout import first_line
 from rlm_nb.notebook.reader import read
+from rlm_nb.notebook.wording import duration, money, plural
 from rlm_nb.records import Status
 
 
@@ -123,5 +124,4 @@ _COLOURS = {"completed": "green", "partial": "yellow", "error": "red", "unfinish
 def _facts(node: Node) -> list[str]:
     if node.fault:
         return [node.status, node.fault]
-    iterations = f"{node.iterations} iteration{'' if node.iterations == 1 else 's'}"
-    return [node.status, iterations, money(node.cost), duration(node.seconds), node.task]
+    return [node.status, plural(node.iterations, "iteration"), money(node.cost), duration(node.seconds), node.task]

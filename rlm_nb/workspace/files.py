@@ -20,6 +20,7 @@ NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 SPECIAL = "neither file nor link"
 UNREADABLE = "not readable"
 NESTED = "repositories of their own"
+KEYS = "they may hold keys"
 IN_SUBMODULE = "inside a submodule"
 TOO_LONG = "paths too long"
 UNSTEADY = "changed while they were read"

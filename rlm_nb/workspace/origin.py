@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import SourceError
 from rlm_nb.workspace import git, refs, remote, repository
-from rlm_nb.workspace.files import NESTED, UNREADABLE, LeftOut, Root, named
+from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, tree_of
 
@@ -228,7 +228,10 @@ def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
 
 
 def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[bytes], LeftOut]:
-    """The files that are neither tracked nor ignored nor below `skip`, and what had to be left out."""
+    """The files that are neither tracked nor ignored nor below `skip`, and what had to be left out.
+
+    A `.env` is left out: whoever forgot to ignore it did not mean to show it to a model.
+    """
     left = LeftOut()
     ended = lister.attempt("ls-files", "-z", "--others", "--exclude-standard")
     if ended.code:
@@ -242,6 +245,8 @@ def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[
             continue
         if path.endswith(b"/"):  # git does not list what is in a repository within the repository
             left.add(path, NESTED)
+        elif path.rpartition(b"/")[2] == b".env":  # mostly ignored; ours, with the model's key, is read from one
+            left.add(path, KEYS)
         else:
             files.add(path)
     return frozenset(files), left

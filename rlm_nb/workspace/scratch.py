@@ -17,13 +17,24 @@ ROUNDS = 5
 """How often a removal starts again because something was still writing below the folder."""
 
 
+_there: set[Path] = set()
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A new folder that only its owner can enter; removed at the end, whatever is in it by then."""
     folder = Path(tempfile.mkdtemp(prefix="rlm-")).resolve()
+    _there.add(folder)
     try:
         yield folder
     finally:
+        remove_tree(folder)
+        _there.discard(folder)
+
+
+def remove_all() -> None:
+    """Remove every scratch folder of this process that is still there: for an exit that unwinds nothing."""
+    for folder in tuple(_there):
         remove_tree(folder)
 
 

@@ -72,7 +72,7 @@ def test_the_tree_tells_who_does_what(progress: Progress) -> None:
     assert "$0.0200 spent, $4.98 left" in whole
     assert root.startswith("● root 1/50  1m05s  1.2k tok  $0.0200  waiting for 1 sub-agent: rlm_query_batched(tasks)")
     assert first == "├── ● root.1 1/50  1m01s  0 tok  $0.00  asking the model: Read the parser."
-    assert second == "└── ✓ root.2 3 iterations  2s  500 tok  $0.0100  completed: no bugs"
+    assert second == "└── ✓ root.2 3 iterations  2.0s  500 tok  $0.0100  completed: no bugs"
 
 
 def test_what_a_model_wrote_is_only_text(progress: Progress) -> None:
@@ -122,7 +122,7 @@ def test_an_agent_between_its_cells_waits_for_nobody(progress: Progress) -> None
 def test_a_sub_agent_that_never_began(progress: Progress) -> None:
     """It has no result; it is over when the cell that asked for it is."""
     progress.take(Iterated("root", Iteration("root", 1, "", Reply(""))), 9.0)
-    assert drawn(progress)[2].startswith("├── ✗ root.1 1 iteration  5s")
+    assert drawn(progress)[2].startswith("├── ✗ root.1 1 iteration  5.0s")
 
 
 def test_events_out_of_order() -> None:

@@ -69,8 +69,8 @@ def test_plain_lines_tell_the_run() -> None:
         "root: started: Say hello[/].",
         "root: The folder is no git repository: it was copied.",
         "root: iteration 1/50: 1 cell ran, the last raised: NameError: name 'x' is not defined"
-        " (3s, 1.0k tokens, $0.0020)",
-        "root: iteration 2/50: the reply has no cell (0s, 0 tokens, $0.00)",
+        " (3.5s, 1.0k tokens, $0.0020)",
+        "root: iteration 2/50: the reply has no cell (0.0s, 0 tokens, $0.00)",
         "root: completed after 2 iterations, 12s, $0.0400: Hello,",
     ]
 

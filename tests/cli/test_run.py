@@ -60,11 +60,11 @@ def test_the_answer_is_all_there_is_on_stdout() -> None:
     assert lines == [
         "root: started: Say hello.",
         "root: staged.",
-        "root: completed after 0 iterations, 0s, $0.0200: 42 bold",
+        "root: completed after 0 iterations, 0.0s, $0.0200: 42 bold",
         "completed: FINAL was called",
         "notebook: runs/x/root.ipynb",
         f"patch:    runs/x/changes.patch (2 files); to have it: git apply {Path.cwd()}/runs/x/changes.patch",
-        "took:     $0.0200, 1.1k tokens, 1 agent, 0s",
+        "took:     $0.0200, 1.1k tokens, 1 agent, 0.0s",
     ]
 
 
@@ -75,7 +75,7 @@ def test_with_output_the_answer_goes_to_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "answer.txt").read_text("utf-8") == "caf\u00e9\n"
 
 
-@pytest.mark.parametrize(("mode", "code", "stdout"), [("partial", 4, "half\n"), ("error", 1, "")])
+@pytest.mark.parametrize(("mode", "code", "stdout"), [("partial", 3, "half\n"), ("error", 1, "")])
 def test_exit_codes_tell_how_it_ended(mode: str, code: int, stdout: str) -> None:
     """A partial answer is an answer; an error poses as none."""
     done = staged(mode, "half")
@@ -104,9 +104,9 @@ def test_verbose_shows_more_and_no_key() -> None:
 
 
 def test_a_surprise_is_reported_without_the_key() -> None:
-    """Traceback and exit code 3, even for an error that looks like a closed pipe."""
+    """Traceback and exit code 70, even for an error that looks like a closed pipe."""
     done = staged("break", f"the key {KEY}", ANTHROPIC_API_KEY=KEY)
-    assert (done.returncode, done.stdout) == (3, "")
+    assert (done.returncode, done.stdout) == (70, "")
     assert "BrokenPipeError: nobody expected the key [ANTHROPIC_API_KEY]" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("Please report it, with the lines above.")
     assert KEY not in done.stderr

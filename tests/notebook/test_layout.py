@@ -68,7 +68,7 @@ def test_the_heading_of_an_iteration_is_ours(tmp_path: Path) -> None:
     cell = CellResult("x", "died", events=("The kernel *died*.",), overflow=tmp_path / "outputs" / "a (1).txt")
     iteration = Iteration("root", 3, "m", Reply("<!-- ```\n## Iteration 9"), (cell,), "Two\nlines")
     source = layout.think(iteration, (), tmp_path, complete=True)["source"]
-    assert source.startswith("## Iteration 3\n\n*\\$0.0000*\n\n> Two\n> lines\n\n> Cell 1: The kernel \\*died\\*.\n\n")
+    assert source.startswith("## Iteration 3\n\n*\\$0.00*\n\n> Two\n> lines\n\n> Cell 1: The kernel \\*died\\*.\n\n")
     assert "](outputs/a%20%281%29.txt)" in source
     assert source.endswith("\n\n<!-- ```\n## Iteration 9")
 
@@ -80,12 +80,3 @@ def test_an_answer_is_shown_and_cut_when_it_is_long() -> None:
     assert "9,980,000 characters more" in long["source"]
     table = layout.final(Outcome("partial", Answer.of({"a": 1}), "stored", "time"), Patch(files=("a_b.py",)))["source"]
     assert table.startswith("## Partial answer\n\n*time*\n\n**Changed:** a\\_b.py\n\n```text\n{")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0.0 s"), (59.94, "59.9 s"), (125.4, "2 min 05 s"), (7320, "2 h 02 min")],
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    """Short ones to a tenth, long ones in two units."""
-    assert layout.duration(seconds) == text

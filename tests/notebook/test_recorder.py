@@ -68,7 +68,7 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
     tags = [["rlm-head"], ["rlm-think"], ["rlm-code"], ["rlm-skipped"], ["rlm-final"]]
     assert [cell.metadata.tags for cell in notebook.cells] == tags
     assert not any(cell.metadata.editable for cell in notebook.cells)
-    think = "## Iteration 1\n\n*m · 10 tokens read, 20 written · \\$0.0015 · 3.0 s*\n\nFirst I look.\n\nThen:"
+    think = "## Iteration 1\n\n*m · 10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
     assert notebook.cells[1].source == think
     assert notebook.cells[2].outputs[0].text == "a.py\n"
     assert notebook.cells[2].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"

@@ -121,5 +121,5 @@ def test_a_terminal_gets_links_and_no_orders(tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     page = console.file.getvalue()
     assert f"{(tmp_path / 'root.ipynb').as_uri()}" in page
-    assert "␛[2J[red]boo[/red]" in page
+    assert " · [red]boo[/red]" in page
     assert "\x1b[2J" not in page

@@ -1,0 +1,292 @@
+"""The budget file: read, changed under its lock, and written whole."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import LedgerError
+from rlm_nb.ledger.book import Book, Kind, Reservation
+from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call
+from rlm_nb.ledger.limits import Amount, Limits
+from rlm_nb.ledger.processes import is_alive, this_process
+from rlm_nb.protocols import Price
+from rlm_nb.records import Balance, Usage
+
+PATIENCE = 60.0
+"""Seconds after which a lock that is not given up is an error: its holder is not dead, but stopped."""
+
+
+class BudgetFile:
+    """The ledger in the file `path`, for any number of threads and processes; each process opens it for itself.
+
+    The lock is `path` + `.lock`. It is the operating system's and ends with its holder, so it is never removed:
+    unlinking a locked file would split its waiters across two inodes.
+
+    Args:
+        path: The budget file.
+        margin: Tokens that a finishing call may read beyond the prompt and reply of the agent's last call.
+    """
+
+    def __init__(self, path: Path, *, margin: int = MARGIN_TOKENS) -> None:
+        self.path = path.resolve()  # two names of one purse share one lock
+        self._margin = margin
+        self._serial = secrets.token_hex(3)
+        # The wall clock is read once and carried on by the monotonic one: setting the clock moves no deadline of a run
+        # under way. A process that opens the file later can only go by the clock that it finds.
+        self._epoch = time.time() - time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, limits: Limits, *, margin: int = MARGIN_TOKENS) -> BudgetFile:
+        """A new ledger with nothing spent.
+
+        Raises:
+            LedgerError: The file exists, or cannot be written.
+        """
+        ledger = cls(path, margin=margin)
+        with ledger._locked():
+            if ledger.path.exists():
+                raise LedgerError(f"{ledger.path}: there is a budget file already; open it, or choose another place")
+            ledger._write(Book.new(limits, ledger._now()).as_bytes())
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, *, margin: int = MARGIN_TOKENS) -> BudgetFile:
+        """The ledger that somebody created.
+
+        Raises:
+            LedgerError: There is none, it is damaged, or a newer version wrote it.
+        """
+        ledger = cls(path, margin=margin)
+        ledger._look()
+        return ledger
+
+    def reserve_call(
+        self,
+        agent: str,
+        price: Price,
+        prompt_tokens: int,
+        max_tokens: int,
+        *,
+        finishing: bool = False,
+        aside: bool = False,
+        cancel: Cancellation | None = None,
+    ) -> Lease:
+        """Set aside the worst case of one call, and of the finishing call that the agent may need after it.
+
+        When not all of it fits, `max_tokens` is lowered, but not below `FLOOR_TOKENS`. A budget too small for both goes
+        to the call alone, unless the agent was promised a finishing call before: a promise is never taken back.
+
+        Args:
+            agent: Who asks.
+            price: What the model's tokens cost; more tokens never cost less.
+            prompt_tokens: No fewer than the request can have.
+            max_tokens: Wanted; the lease holds what can be paid.
+            finishing: Whether this is the agent's last call, paid from what was set aside. It fits whenever it reads no
+                more than the last call read and wrote, and `margin` on top.
+            aside: Whether the call stands outside the agent's conversation, so that its finishing call grows no longer.
+            cancel: When given, the call waits for others under way to give back what they did not need, before it is
+                refused or gets a reply shorter than `USEFUL_TOKENS`.
+
+        Raises:
+            BudgetExceededError: Not even a short reply can be paid.
+            CancelledError: `cancel` was set while the call waited.
+        """
+        call = Call(functools.cache(price), prompt_tokens, max_tokens, self._margin, finishing, aside)
+        call.offer(max_tokens)  # looking prices up takes longer than the rest: do it before we hold the lock
+        promise = self._promise(agent)
+        while True:
+            with self._changing() as book:
+                if not finishing:
+                    book.check_time(self._now())
+                room = book.room(without=None if aside else promise)
+                if not (cancel and book.has_calls() and call.is_cramped(room)):
+                    grant = call.grant(room, promised=promise in book.leases)
+                    held = _reservation("call", agent, grant.call)
+                    key = secrets.token_hex(6)
+                    book.leases[key] = held
+                    if grant.promise:
+                        book.leases[promise] = _reservation("finishing", agent, grant.promise)
+                    elif finishing:
+                        book.leases.pop(promise, None)
+                    return Lease(self, key, held, price, aside=aside)
+            cancel.wait(0.2)
+            cancel.check()
+
+    @contextmanager
+    def reserve_sandbox(self, agent: str) -> Iterator[Callable[[], None]]:
+        """Count one agent against the limit while the block opens it.
+
+        The block is given a function to call once the agent has really started; when the block ends before that,
+        the slot comes back.
+
+        Raises:
+            SandboxLimitError: The run has had all the agents that it may have.
+            RuntimeLimitError: The time is up.
+        """
+        key = secrets.token_hex(6)
+        slot = Amount(sandboxes=1)
+        with self._changing() as book:
+            book.check_time(self._now())
+            if error := book.room().breach(slot):
+                raise error
+            book.leases[key] = _reservation("opening", agent, slot)
+        opening = True
+
+        def started() -> None:
+            nonlocal opening
+            if opening:
+                with self._changing() as book:
+                    book.leases.pop(key, None)
+                    book.spent.sandboxes += 1
+                opening = False
+
+        try:
+            yield started
+        finally:
+            if opening:
+                with self._changing() as book:
+                    book.leases.pop(key, None)
+
+    def release_agent(self, agent: str) -> None:
+        """Give back the finishing call that was kept for `agent`, which has ended."""
+        with self._changing() as book:
+            book.leases.pop(self._promise(agent), None)
+
+    def balance(self) -> Balance:
+        """What is spent, reserved and left."""
+        return self._look().balance(self._now())
+
+    def reserved_by(self) -> tuple[Reservation, ...]:
+        """Everything that is reserved, in the order in which it was."""
+        return tuple(self._look().leases.values())
+
+    def spent_by(self) -> dict[str, Amount]:
+        """What each agent's own calls have cost."""
+        return {agent: spent.amount for agent, spent in self._look().agents.items()}
+
+    def _promise(self, agent: str) -> str:
+        """The key of the finishing call kept for `agent`; two runs that share a purse both have a `root`."""
+        return f"finishing {agent} {self._serial}"
+
+    def _now(self) -> float:
+        return self._epoch + time.monotonic()
+
+    def _look(self) -> Book:
+        """The book as it stands; a reader needs no lock, since the file is only ever replaced by a whole one."""
+        return self._parse(self._read())
+
+    @contextmanager
+    def _changing(self) -> Iterator[Book]:
+        """The book, locked; when the block ends well, what it changed is written down."""
+        with self._locked():
+            before = self._read()
+            book = self._parse(before)
+            yield book
+            after = book.as_bytes()
+            if after != before:
+                self._write(after)
+
+    def _parse(self, text: bytes) -> Book:
+        """The book without the dead."""
+        try:
+            book = Book.parse(text)
+        except LedgerError as error:
+            raise LedgerError(f"{self.path}: {error}") from None
+        book.bury(is_alive)
+        return book
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # A lock object for each step: one of them may not cross a fork. No soft lock where flock is missing: it would
+        # outlive a holder that was killed.
+        lock = filelock.FileLock(f"{self.path}.lock", PATIENCE, poll_interval=0.01, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise LedgerError(
+                f"{self.path}: locked for {PATIENCE:g} s; a process that shares it is stopped, resume or end it"
+            ) from None
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be locked: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            raise LedgerError(f"{self.path}: there is no budget file; create one, or was its run removed?") from None
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+    def _write(self, text: bytes) -> None:
+        # Written beside and moved over, so that the file is whole whenever a process is killed; a rest of the killed
+        # one's is overwritten by the next. No fsync: a killed process loses nothing that the system has taken, and a
+        # power cut ends every holder too; at the worst it leaves a damaged file, which is refused, never reset.
+        beside = self.path.with_name(f"{self.path.name}.new")
+        try:
+            beside.write_bytes(text)
+            beside.replace(self.path)
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+class Lease:
+    """A reservation for one model call (`protocols.CallLease`): settled exactly once, by whoever made the call."""
+
+    def __init__(self, ledger: BudgetFile, key: str, held: Reservation, price: Price, *, aside: bool) -> None:
+        self.max_tokens = held.output_tokens
+        self._ledger, self._key, self._held = ledger, key, held
+        self._price, self._aside = price, aside
+        self._settled = False
+        self._lock = threading.Lock()
+
+    def settle(self, usage: Usage | None) -> int:
+        """Charge what was used, give back the rest, return micro-dollars; `None` keeps the whole reservation as spent.
+
+        Raises:
+            LedgerError: The lease was settled before, or the file cannot be used.
+        """
+        if usage is None:
+            cost, usage = self._held.cost, self._held.amount.usage
+        else:
+            cost = self._price(usage)
+        # What the agent's next prompt repeats is known exactly now, so that less may do for its finishing call.
+        suffices = finishing_call(self._price, usage.prompt_tokens + usage.output_tokens, self._ledger._margin)
+        with self._lock:
+            if self._settled:
+                raise LedgerError("this call was settled already")
+            with self._ledger._changing() as book:
+                if book.leases.pop(self._key, None) is None:
+                    cost = self._held.cost  # taken for dead from outside its container, it was charged in full
+                else:
+                    book.charge(self._held.agent, cost, usage)
+                promise = book.leases.get(self._ledger._promise(self._held.agent))
+                if promise and usage.prompt_tokens and not self._aside:
+                    promise.shrink(suffices)
+            self._settled = True
+        return cost
+
+
+def _reservation(kind: Kind, agent: str, amount: Amount) -> Reservation:
+    pid, started = this_process()
+    return Reservation(
+        kind=kind,
+        agent=agent,
+        pid=pid,
+        started=started,
+        cost=amount.cost,
+        input_tokens=amount.input_tokens,
+        output_tokens=amount.output_tokens,
+    )
