@@ -12,7 +12,7 @@ from typing import Any
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionComplete
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_notebook
 
 from rlm_nb.records import Output
 
@@ -34,7 +34,7 @@ class CellOutputs:
     """
 
     def __init__(self, limit: int, overflow: Path) -> None:
-        self.cell: NotebookNode = new_code_cell()
+        self.cell = NotebookNode(cell_type="code", metadata={}, execution_count=None, source="", outputs=[])
         self.overflow = overflow
         self.idle = False
         self._limit = limit

@@ -59,7 +59,7 @@ class Session:
         self._cells: dict[int, Cell] = {}
         self._changed = threading.Condition()
         self._last_message = time.monotonic()
-        self._closing = self._cut_off = self._welcome = False
+        self._closing = self._welcome = False
         self._thread = threading.Thread(target=self._read, name="rlm-iopub", daemon=True)
         with ExitStack() as stack:
             bridge = stack.enter_context(Server(self._greet, calls_cancel))
@@ -67,6 +67,7 @@ class Session:
                 self.process = launcher.start(folder, workdir, wire.fileno())
             stack.callback(self.process.close)
             self.process.wait_until_ready(self._said_hello, timeout, start_cancel)
+            self._bell, self._rung = stack.enter_context(_pair())
             self._thread.start()
             stack.callback(self._stop_reading)
             self._stack = stack.pop_all()
@@ -166,7 +167,7 @@ class Session:
                 return
             cell.events.append(LOST)
             self._welcome = False
-            self._cut_off = True
+            self._bell.send(b"!")
             # What the next cell puts out must find us listening.
             self._changed.wait_for(lambda: self._welcome, IDLE_GRACE)
 
@@ -179,11 +180,15 @@ class Session:
     def _read(self) -> None:
         """The thread that reads outputs, from the first cell to the end of the kernel."""
         iopub = self.process.client.iopub_channel
+        poller = zmq.Poller()
+        poller.register(iopub.socket, zmq.POLLIN)
+        poller.register(self._rung, zmq.POLLIN)
         while not self._closing:
-            if self._cut_off:
-                self._listen_again(iopub.socket)
-            if iopub.socket.poll(50):
+            if iopub.socket in dict(poller.poll()):
                 self._read_burst(iopub)
+            elif not self._closing:
+                self._rung.recv(1)
+                self._listen_again(iopub.socket)
 
     def _listen_again(self, iopub: zmq.Socket[bytes]) -> None:
         """ZeroMQ cuts off a peer that sends too large a message, and does not come back by itself."""
@@ -191,7 +196,6 @@ class Session:
         with suppress(zmq.ZMQError):  # it has forgotten the endpoint already
             iopub.disconnect(endpoint)
         iopub.connect(endpoint)
-        self._cut_off = False
 
     def _read_burst(self, iopub: Any) -> None:
         """Take what is there as a whole before anybody is told."""
@@ -234,6 +238,7 @@ class Session:
 
     def _stop_reading(self) -> None:
         self._closing = True
+        self._bell.send(b".")
         self._thread.join()
 
     def _greet(self, call: Call, cancel: Cancellation) -> JSON:
@@ -281,9 +286,15 @@ class Cell:
 @contextmanager
 def _wakeup(cancel: Cancellation) -> Iterator[socket.socket]:
     """A socket that becomes readable when somebody cancels: a poll on it ends at once."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs, cancel.calling(lambda: theirs.close()):
+    with _pair() as (ours, theirs), cancel.calling(theirs.close):
         yield ours
+
+
+@contextmanager
+def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
 
 
 def _stopped(cancel: Cancellation) -> CellStatus:
