@@ -6,7 +6,6 @@ UV ?= uv
 WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_PROMPT = Find all TODO comments and fix the failing test
-DEMO_MODEL = scripted:examples/demo.yaml
 
 VENV := $(if $(PYTHON),.venv-$(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 BIN := $(VENV)/bin
@@ -25,11 +24,18 @@ help:
 	@echo
 	@echo 'PYTHON=python3.13 chooses the interpreter; UV= sets the environment up with pip although uv is there.'
 
+# The example's commit is the same each time: earlier runs borrow its objects.
 demo: environment
 	@rm -rf build/pantry && mkdir -p build && cp -R examples/pantry build/pantry
 	@cd build/pantry && git -c init.defaultBranch=main init -q && git add -A && \
+		GIT_AUTHOR_DATE=2026-01-01T12:00:00Z GIT_COMMITTER_DATE=2026-01-01T12:00:00Z \
 		git -c user.name=Pantry -c user.email=pantry@example.org -c commit.gpgsign=false commit -q --no-verify -m 'pantry 0.3.0'
-	@$(BIN)/rlm-nb run build/pantry -p "$(DEMO_PROMPT)" --model "$(DEMO_MODEL)"
+	@echo 'The model is scripted (examples/demo.yaml), its costs with it; everything else is real.'
+	@$(BIN)/rlm-nb run build/pantry -p '$(DEMO_PROMPT)' --model scripted:examples/demo.yaml --runs-dir runs
+	@run=$$(ls -td runs/*/ | head -n 1); printf '%s\n' '' 'To look at what it made:' \
+		"  the notebook  $${run}root.ipynb, in JupyterLab or VS Code: its links lead to the sub-agents' notebooks" \
+		'  the agents    $(BIN)/rlm-nb tree last' \
+		"  the patch     git -C build/pantry apply ../../$${run}changes.patch"
 
 test: environment
 	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.cli.progress import AgentProgress, Progress
-from rlm_nb.cli.wording import tokens
+from rlm_nb.cli.wording import answer_headline, tokens
 from rlm_nb.notebook.wording import duration, headline, money, plural
 from rlm_nb.records import Status, Usage
 
@@ -74,7 +74,7 @@ def _agent(agent: AgentProgress, now: float, max_iterations: int) -> Text:
 
 def _doing(agent: AgentProgress) -> str:
     if agent.result is not None:
-        return f"{agent.result.status}: {headline(agent.result.answer.text)}"
+        return f"{agent.result.status}: {answer_headline(agent.result.answer)}"
     if agent.waiting_for:
         return f"waiting for {plural(agent.waiting_for, 'sub-agent')}: {agent.activity}"
     return f"{agent.activity}: {headline(agent.task)}" if agent.iteration <= 1 and not agent.in_cell else agent.activity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlm_nb.cli.wording import head, outputs_text, tokens
+from rlm_nb.cli.wording import answer_headline, head, outputs_text, tokens
 from rlm_nb.notebook.wording import duration, headline, money, plural
 from rlm_nb.records import (
     AgentEnded,
@@ -46,8 +46,8 @@ def detailed(event: Event) -> Iterator[str]:
 def ended(result: AgentResult) -> str:
     """How an agent ended, in a line."""
     took = f"{plural(result.iterations, 'iteration')}, {duration(result.ended - result.started)}, {money(result.cost)}"
-    said = result.outcome.stop_reason if result.outcome.source == "none" else result.answer.text
-    return f"{result.status} after {took}: {headline(said)}"
+    said = headline(result.outcome.stop_reason) if result.outcome.source == "none" else answer_headline(result.answer)
+    return f"{result.status} after {took}: {said}"
 
 
 def _done(iteration: Iteration) -> str:

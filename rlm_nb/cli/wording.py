@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
 from rlm_nb.notebook.wording import headline, printable
-from rlm_nb.records import Output, Usage
+from rlm_nb.records import Answer, Output, Usage
+
+
+def answer_headline(answer: Answer) -> str:
+    """An answer in a line: the first line of a text, all of anything else."""
+    return headline(answer.text if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False))
 
 
 def code_headline(code: str) -> str:

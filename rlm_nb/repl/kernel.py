@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
 
+from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
@@ -20,6 +22,30 @@ class RLMKernel(IPythonKernel):  # type: ignore[misc]
     banner = "The REPL of an RLM agent"
 
 
+class Stream(OutStream):  # type: ignore[misc]
+    """A standard stream that is flushed only when there is something to flush.
+
+    ipykernel flushes both streams twice around the end of each cell, and each time waits for the thread that sends. Who
+    listens to us needs no such waiting: all outputs of a cell come before its `idle`, on one channel.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._written = False
+        super().__init__(*args, **kwargs)
+
+    def write(self, string: str) -> int | None:
+        """Keep it until the next flush."""
+        count: int | None = super().write(string)
+        self._written = True
+        return count
+
+    def flush(self) -> None:
+        """Hand over what was written, if anything was."""
+        if self._written:
+            self._written = False
+            super().flush()
+
+
 class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
     """Starts the kernel without history, colours or anybody's configuration."""
 
@@ -32,6 +58,9 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
             Config(
                 HistoryManager={"enabled": False},
                 InteractiveShell={"colors": "nocolor", "xmode": "Context"},
+                IPKernelApp={"outstream_class": f"{Stream.__module__}.{Stream.__name__}"},
+                # ipykernel sleeps before each reply, for clients that do not wait for a cell's `idle`. Ours does.
+                Kernel={"_execute_sleep": 0.0},
             )
         )
 
@@ -44,6 +73,10 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_code(self) -> None:
         """Instead of start-up files: the agent's names."""
+        # ipykernel asks every program for colours, and cells work with what programs print.
+        for name in ("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR"):
+            os.environ.pop(name, None)
+        os.environ["TERM"] = "dumb"
         extension.load(self.shell)
 
 
