@@ -12,7 +12,7 @@ import secrets as random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from rlm_nb.agent.subagents import Queries, Spawn
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
-from rlm_nb.errors import BridgeError, RLMError, RunFolderError
+from rlm_nb.errors import BridgeError, CancelledError, RLMError, RunFolderError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.session import OnOutput
@@ -46,6 +46,7 @@ from rlm_nb.records import (
     CellResult,
     Charged,
     Event,
+    Iterated,
     Iteration,
     Notice,
     Outcome,
@@ -159,32 +160,33 @@ def open_run(
     price = price_for(model, config.budget)
     if context is not None:
         context = _readable(context)
-    cancel = cancel or Cancellation()
-    listen = stack_listener = _Heeded(listen, cancel)
     with ExitStack() as stack:
-        folder = stack.enter_context(_run_folder(config))
+        limits = _limits(config)
+        cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
+        audience = _Audience(listen, cancel)
+        folder = stack.enter_context(_run_folder(config, keep=lambda: audience.saw_a_turn))
+        stack.callback(audience.check)
         origin = stack.enter_context(
             Source.open(
                 str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel
             )
         )
         for text in origin.notices:
-            listen(Notice("root", text))
-        limits = _limits(config)
-        opened = Run(
-            task=Task(prompt, context=context),
-            folder=folder,
-            config=config,
-            source=origin,
-            model=model,
-            price=price,
-            ledger=BudgetFile.create(folder / "budget.json", limits),
-            launcher=stack.enter_context(Launcher(warm=config.kernel.start != "cold")),
-            listen=listen,
-            cancel=stack.enter_context(_with_deadline(cancel, config.rlm.global_timeout)),
+            audience(Notice("root", text))
+        yield stack.enter_context(
+            Run(
+                task=Task(prompt, context=context),
+                folder=folder,
+                config=config,
+                source=origin,
+                model=model,
+                price=price,
+                ledger=BudgetFile.create(folder / "budget.json", limits),
+                launcher=stack.enter_context(Launcher(warm=config.kernel.start != "cold")),
+                listen=audience,
+                cancel=cancel,
+            )
         )
-        opened.write_state()
-        yield opened
 
 
 @dataclass
@@ -205,6 +207,20 @@ class Run:
     def __post_init__(self) -> None:
         self.started = time.time()
         self._result: RunResult | None = None
+        self._iterations = self._run_root()
+
+    def __enter__(self) -> Self:
+        self.write_state()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what still goes on, and say so in run.json."""
+        self._iterations.close()
+        if self._result is None:
+            with suppress(RLMError):  # what keeps the file from being written is on its way up already
+                self.write_state(error=error or CancelledError("it was left before its end"))
 
     @property
     def result(self) -> RunResult:
@@ -214,7 +230,10 @@ class Run:
         return self._result
 
     def iterations(self) -> Generator[Iteration, None, None]:
-        """Run the root agent; yields each of its iterations once it is recorded."""
+        """Run the root agent; yields each of its iterations once it is recorded. The same generator each time."""
+        return self._iterations
+
+    def _run_root(self) -> Generator[Iteration, None, None]:
         root = yield from self.agent(self.task, self.source.base, self.cancel, None, self.listen)
         patch_file = None
         if root.patch.text:
@@ -253,7 +272,7 @@ class Run:
             asker.listen = tell
             above(AgentStarted(task.agent, task))
             soft = stack.enter_context(cancel.child(earlier=self._finishing()))
-            home = stack.enter_context(_Home(partial(self._open, task, base, soft, asker, recorder)))
+            home = stack.enter_context(_Home(partial(self._open, task, base, asker, recorder), soft))
             begun()
             agent = Agent(task, asker, home, prompts, self.config.rlm, tell, self.config.model.max_tokens)
             try:
@@ -280,8 +299,13 @@ class Run:
         above(AgentEnded(task.agent, result))
         return result
 
-    def write_state(self, root: AgentResult | None = None) -> None:
-        """run.json, and at the end result.json: what other programs read."""
+    def write_state(self, root: AgentResult | None = None, error: BaseException | None = None) -> None:
+        """run.json, and at the end result.json: what other programs read.
+
+        Args:
+            root: The root's result, once there is one.
+            error: What broke the run off, so that there will be none.
+        """
         state = {
             "version": VERSION,
             "id": self.folder.name,
@@ -290,19 +314,24 @@ class Run:
             "commit": self.source.head,
             "base": self.source.base,
             "model": self.model.name,
-            "status": root.status if root else "running",
+            "status": "running",
             "pid": os.getpid(),
             "started": self.started,
-            **({"ended": time.time()} if root else {}),
         }
         if root is not None:
             result = _as_json(root)
-            state |= {name: result[name] for name in ("answer", "stop_reason", "cost", "total_cost", "children")}
+            state |= {name: result[name] for name in ("status", "ended", "answer", "stop_reason")}
+            state |= {name: result[name] for name in ("cost", "total_cost", "children")}
             _write_json(self.folder / "result.json", result)
+        elif error is not None:
+            stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
+            state |= {"status": "partial" if stopped else "error", "ended": time.time()}
+            state |= {"stop_reason": str(error) or type(error).__name__}
+            state |= {"total_cost": self.ledger.balance().spent_cost / 1e6}
         _write_json(self.folder / "run.json", state)
 
     def _open(
-        self, task: Task, base: str, cancel: Cancellation, asker: _Asker, recorder: Recorder, stack: ExitStack
+        self, task: Task, base: str, asker: _Asker, recorder: Recorder, cancel: Cancellation, stack: ExitStack
     ) -> tuple[Worktree, KernelClient, Queries]:
         """An agent's worktree, with a kernel in it."""
         folder = stack.enter_context(scratch())
@@ -407,19 +436,23 @@ class Run:
 class _Home:
     """An agent's worktree and kernel, opened in the background while the model is asked for the first time."""
 
-    def __init__(self, work: Callable[[ExitStack], tuple[Worktree, KernelClient, Queries]]) -> None:
-        self._work = work
+    def __init__(
+        self, work: Callable[[Cancellation, ExitStack], tuple[Worktree, KernelClient, Queries]], cancel: Cancellation
+    ) -> None:
+        self._work, self._cancel = work, cancel
         self._stack = ExitStack()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-home")
         self._opening: Future[tuple[Worktree, KernelClient, Queries]] | None = None
 
     def __enter__(self) -> Self:
-        self._opening = self._pool.submit(self._work, self._stack)
+        self._cancel = self._stack.enter_context(self._cancel.child())
+        self._opening = self._pool.submit(self._work, self._cancel, self._stack)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._cancel.cancel("the agent ended")  # nobody waits any more for a kernel that is only starting
         self._pool.shutdown()
         self._stack.close()
 
@@ -457,6 +490,30 @@ class _Asker:
             return self._metered.complete(request, cancel, on_text, finishing=finishing)
         finally:
             self.listen(Charged(self._agent, self._metered.cost, self._metered.usage, self._ledger.balance()))
+
+
+class _Audience:
+    """Whoever listens to a run. What it raises reaches no agent's thread: it stops the run, and is kept for the end."""
+
+    def __init__(self, listen: Listener, cancel: Cancellation) -> None:
+        self._listen, self._cancel = listen, cancel
+        self._error: Exception | None = None
+        self.saw_a_turn = False
+
+    def __call__(self, event: Event) -> None:
+        self.saw_a_turn |= isinstance(event, Iterated)
+        if self._error is not None:
+            return
+        try:
+            self._listen(event)
+        except Exception as error:  # noqa: BLE001 - whatever it is, `check` raises it
+            self._error = error
+            self._cancel.cancel(f"its listener failed: {error!r}")
+
+    def check(self) -> None:
+        """Raise what the listener raised, if it did."""
+        if self._error is not None:
+            raise self._error
 
 
 def _both(first: Listener, second: Listener) -> Listener:
@@ -500,14 +557,15 @@ def _limits(config: Config) -> Limits:
 
 @contextmanager
 def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellation]:
-    limited = Cancellation(time.monotonic() + seconds)
+    left = cancel.seconds_left()
+    limited = Cancellation(time.monotonic() + (seconds if left is None else min(seconds, left)))
     with cancel.calling(lambda: limited.cancel(cancel.reason)):
         yield limited
 
 
 @contextmanager
-def _run_folder(config: Config) -> Iterator[Path]:
-    """A new folder for a run; it is taken away again when the block raises.
+def _run_folder(config: Config, keep: Callable[[], bool]) -> Iterator[Path]:
+    """A new folder for a run; it is taken away again when the block raises and there is nothing in it to keep.
 
     Raises:
         RunFolderError: It cannot be made.
@@ -527,7 +585,8 @@ def _run_folder(config: Config) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        _take_away(folder, made)
+        if not keep():
+            _take_away(folder, made)
         raise
 
 
