@@ -38,6 +38,8 @@ from rlm_nb.records import (
     Task,
 )
 
+NOT_RUN = "[Your last cells did not all run.]"
+
 PAUSE = 0.5
 """Seconds before a reply that broke off is asked for again; twice as long the second time, and so on."""
 
@@ -68,7 +70,8 @@ class Agent:
     max_tokens: int
 
     def __post_init__(self) -> None:
-        self._messages: list[Message] = []
+        self._history: tuple[Message, ...] = ()
+        self._next = self.prompts.opening()
         self._number = 0
         self._useless = 0
         self.completed = 0
@@ -81,41 +84,37 @@ class Agent:
             hard: When this is set, or its deadline passes, everything stops.
 
         Raises:
-            ModelError, KernelError, BudgetExceededError: What kept even the first iteration from happening.
+            RLMError: What kept even the first iteration from happening.
         """
-        message = self.prompts.opening()
         try:
             while self._number < self.settings.max_iterations:
                 soft.check()
-                iteration = yield from self._turn(message, soft)
+                iteration = yield from self._turn(soft)
                 if (answer := _final(iteration)) is not None:
                     return Outcome("completed", answer, "final", "The agent called FINAL.")
                 if self._useless >= self.settings.max_failures:
                     return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
-                message = self.prompts.after(iteration, self._number, view.shown)
+                self._next = self.prompts.after(iteration, self._number, view.shown)
             why = f"The limit of {self.settings.max_iterations} iterations was reached."
-        except (BudgetExceededError, KernelError, ModelError) as error:
-            if not self.completed:
-                raise
-            if isinstance(error, KernelError):
-                return self._without(f"There is no kernel: {error}", "error")
-            if isinstance(error, ModelError):
-                return self._rescued(f"The model gave no reply: {error}", status="error")
-            why = f"The budget ended: {error}."
         except CancelledError:
             if not soft.timed_out:
                 return self._rescued(f"The run was stopped: {soft.reason or hard.reason}.")
             why = "The time limit of the run was reached."
-        return (yield from self._finish(message, why, hard))
+        except RLMError as error:
+            if not self.completed:
+                raise
+            if not isinstance(error, BudgetExceededError):
+                return self._broken(error)
+            why = f"The budget ended: {error}."
+        return (yield from self._finish(why, hard))
 
-    def _turn(
-        self, message: str, cancel: Cancellation, *, finishing: bool = False
-    ) -> Generator[Iteration, None, Iteration]:
+    def _turn(self, cancel: Cancellation, *, finishing: bool = False) -> Generator[Iteration, None, Iteration]:
         """One iteration: the model's reply, then its cells."""
-        self._number += 1
-        started = time.time()
-        self.listen(Asked(self.task.agent, self._number))
+        started, message = time.time(), self._next
+        self.listen(Asked(self.task.agent, self._number + 1))
         reply = self._ask(message, cancel, finishing=finishing)
+        self._number += 1
+        self._next = NOT_RUN
         parsed = replies.cells(reply.text, reply.stop_reason)
         self.listen(Replied(self.task.agent, self._number, message, reply, parsed.code))
         ran: list[CellResult] = []
@@ -133,12 +132,12 @@ class Agent:
         return iteration
 
     def _ask(self, message: str, cancel: Cancellation, *, finishing: bool) -> Reply:
-        """Append to the history, which only ever grows: what was sent once is sent again byte for byte."""
-        self._messages.append(Message("user", message))
-        request = Request(tuple(self._messages), self.prompts.system(), self.max_tokens, self.task.agent, self._number)
+        """Ask with the whole history, which only ever grows: what got a reply is sent again byte for byte."""
+        messages = (*self._history, Message("user", message))
+        request = Request(messages, self.prompts.system(), self.max_tokens, self.task.agent, self._number + 1)
         reply = self._answered(request, cancel, finishing=finishing)
         # A service refuses an empty turn; this one stands for it.
-        self._messages.append(Message("assistant", reply.text.rstrip() or "(no text)"))
+        self._history = (*messages, Message("assistant", reply.text.rstrip() or "(no text)"))
         return reply
 
     def _answered(self, request: Request, cancel: Cancellation, *, finishing: bool) -> Reply:
@@ -159,23 +158,28 @@ class Agent:
             code, cancel, lambda outputs: self.listen(CellOutput(agent, number, index, tuple(outputs)))
         )
 
-    def _finish(self, message: str, why: str, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
+    def _finish(self, why: str, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
         """A limit was reached: one last turn, with the kernel, to give what there is."""
-        if self._messages and self._messages[-1].role == "user":
-            # The turn was refused before it was asked; its message waits at the end of the history.
-            message = self._messages.pop().content
-            self._number -= 1
+        self._next = self.prompts.last_turn(self._next, why)
         with suppress(RLMError):
-            iteration = yield from self._turn(self.prompts.last_turn(message, why), hard, finishing=True)
+            iteration = yield from self._turn(hard, finishing=True)
             if (answer := _final(iteration)) is not None:
                 return Outcome("partial", answer, "finishing turn", why)
         return self._rescued(why)
+
+    def _broken(self, error: RLMError) -> Outcome:
+        """Something ended for good what had begun well."""
+        said = str(error).rstrip(".")
+        if isinstance(error, KernelError):
+            return self._without(f"There is no kernel: {said}.", "error")
+        what = "The model gave no reply" if isinstance(error, ModelError) else "The run cannot go on"
+        return self._rescued(f"{what}: {said}.", status="error")
 
     def _rescued(self, why: str, status: Status = "partial") -> Outcome:
         """The last answer that the model stored in the variable `answer`, if there is one."""
         with suppress(RLMError):
             result = self.kernel.execute(
-                "if 'answer' in globals(): FINAL_VAR('answer')", Cancellation(time.monotonic() + RESCUE)
+                "if globals().get('answer') is not None: FINAL_VAR('answer')", Cancellation(time.monotonic() + RESCUE)
             )
             if result.final is not None:
                 return Outcome("partial", result.final, "stored", f"{why} The answer is the variable `answer`.")

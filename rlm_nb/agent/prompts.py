@@ -41,7 +41,7 @@ class Prompts:
             functions="\n".join(f"- `{name}`: {help_text}" for name, help_text in functions.items()),
             context_name=", and `context`, the text that you were given" if task.context else "",
             limit=f"{settings.result_truncation_limit:,}",
-            delegation=_fill(self._delegation()),
+            delegation=self._delegation(),
         )
 
     def system(self) -> str:
@@ -72,8 +72,8 @@ class Prompts:
 
     def _delegation(self) -> str:
         if self._task.depth >= self._settings.max_depth:
-            return "leaf" if self._task.depth else "nothing"
-        return "delegation_deep" if self._task.depth else "delegation"
+            return _fill("leaf") if self._task.depth else ""
+        return _fill("delegation_deep") if self._task.depth else _fill("delegation")
 
 
 _STATUS = {
@@ -85,7 +85,7 @@ _STATUS = {
 
 
 def _fill(name: str, **values: str) -> str:
-    return Template(_text(name)).substitute(values).strip("\n") if name != "nothing" else ""
+    return Template(_text(name)).substitute(values).strip("\n")
 
 
 @cache

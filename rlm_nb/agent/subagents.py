@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from rlm_nb.config import RLMSettings
 from rlm_nb.errors import BridgeError, RecursionDepthError, RLMError, SubAgentError
 from rlm_nb.protocols import Asker
 from rlm_nb.records import JSON, AgentResult, Message, Reply, Request, Task
+
+log = logging.getLogger(__name__)
 
 MAX_BATCH = 1000
 """Tasks or prompts of one call."""
@@ -42,7 +45,13 @@ class Queries:
         self._lock = threading.Lock()
         self._pool = threading.Semaphore(settings.max_parallel)
         self._started = 0
-        self.children: list[AgentResult] = []
+        self._ended: dict[int, AgentResult] = {}
+
+    @property
+    def children(self) -> list[AgentResult]:
+        """The sub-agents that ran, in the order in which they were asked for."""
+        with self._lock:
+            return [self._ended[number] for number in sorted(self._ended)]
 
     def rlm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
         """Run a sub-agent for each of the tasks; their results in order.
@@ -57,19 +66,17 @@ class Queries:
         with self._lock:
             numbers = range(self._started + 1, self._started + 1 + len(prompts))
             self._started += len(prompts)
-        tasks = [
-            replace(self._task, prompt=prompt, agent=f"{self._task.agent}.{number}", depth=self._task.depth + 1)
-            for number, prompt in zip(numbers, prompts, strict=True)
-        ]
         spawn = self._prepare()
 
-        def run(task: Task) -> dict[str, JSON]:
-            result = spawn(task, cancel)
+        def run(numbered: tuple[int, str]) -> dict[str, JSON]:
+            number, prompt = numbered
+            path = f"{self._task.agent}.{number}"
+            result = spawn(replace(self._task, prompt=prompt, agent=path, depth=self._task.depth + 1), cancel)
             with self._lock:
-                self.children.append(result)
+                self._ended[number] = result
             return _of_result(result)
 
-        return self._each(tasks, run, cancel, single=bool(arguments.get("single")))
+        return self._each(list(zip(numbers, prompts, strict=True)), run, cancel, single=bool(arguments.get("single")))
 
     def llm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
         """Ask the model each of the prompts; its replies in order.
@@ -104,7 +111,13 @@ class Queries:
                 except RLMError as error:
                     if single:
                         raise
-                    results.append({"error": f"{type(error).__name__}: {error}", "status": "error"})
+                    results.append(_failed(f"{type(error).__name__}: {error}"))
+                except Exception as error:
+                    if single:
+                        raise
+                    # A surprise is no reason to lose the answers of its siblings, which are paid for.
+                    log.exception("the controller failed at one of a batch")
+                    results.append(_failed(f"the controller failed: {type(error).__name__}"))
         if single and results[0].get("error") is not None:
             raise SubAgentError(results[0]["error"])
         return results
@@ -117,6 +130,10 @@ def _texts(arguments: dict[str, JSON], name: str) -> list[str]:
     if len(values) > MAX_BATCH:
         raise BridgeError(f"{len(values):,} {name} are too many for one call: {MAX_BATCH:,} is the most")
     return values
+
+
+def _failed(why: str) -> dict[str, JSON]:
+    return {"error": why, "status": "error"}
 
 
 def _of_result(result: AgentResult) -> dict[str, Any]:

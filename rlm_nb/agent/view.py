@@ -6,14 +6,17 @@ import re
 
 from rlm_nb.records import CellResult, Output
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_TEXTS = ("text/plain", "text/markdown", "text/latex")
+# ECMA-48: control sequences such as colours; strings such as links and titles; all other escapes.
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_TEXTS = ("text/markdown", "text/plain")
 
 
 def shown(result: CellResult, limit: int) -> str:
     """One cell's result in at most about `limit` characters of output, and what else there is to know."""
     parts = [shorten("\n".join(filter(None, map(_text, result.outputs))), limit)]
+    if result.overflow is not None:
+        parts.append(f"[All of it is in the file {result.overflow}.]")
     parts += [f"[{event}]" for event in result.events]
     if result.error and result.status in ("interrupted", "timeout"):
         parts.append(f"[{result.error}]")
@@ -58,7 +61,7 @@ def _text(output: Output) -> str:
     if kind == "stream":
         return plain(output["text"]).rstrip("\n")
     if kind == "error":
-        return plain("\n".join(output["traceback"]))
+        return plain("\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}")
     data = output["data"]
     text = next((data[name] for name in _TEXTS if name in data), "")
     others = [f"{name}, {_size(data[name])}" for name in data if name not in _TEXTS]

@@ -6,7 +6,8 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from rlm_nb import errors
 from rlm_nb.bridge import messages
@@ -29,6 +30,7 @@ class Client:
         self._wire = wire
         self._cell = cell
         self._lock = threading.Lock()
+        self._asked = False  # for a connection that nobody has taken yet
 
     @classmethod
     def inherited(cls, cell: Callable[[], str]) -> Client | None:
@@ -46,10 +48,10 @@ class Client:
 
         Raises:
             RLMError: What went wrong on the other side, as the same class that was raised there.
-            BridgeError: The controller does not answer this kernel (any more).
+            BridgeError: The controller does not answer this kernel (any more), or the arguments cannot be sent.
         """
         try:
-            with self._connect() as connection:
+            with self._connection() as connection:
                 message = {"call": name, "arguments": arguments, "cell": self._cell(), "key": uuid.uuid4().hex}
                 messages.send(connection, message)
                 reply = messages.receive(connection)
@@ -59,13 +61,30 @@ class Client:
             raise _as_raised(reply["error"])
         return reply["answer"]
 
+    @contextmanager
+    def _connection(self) -> Iterator[socket.socket]:
+        with self._connect() as connection:
+            try:
+                yield connection
+            finally:
+                # Closing is not enough to tell the other side when a process forked meanwhile holds a copy.
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def _connect(self) -> socket.socket:
-        # Connections are all alike: if an interrupt falls between asking and receiving, the next call takes this one.
         with self._lock:
-            self._wire.sendall(b"?")
+            # Connections are all alike: if an interrupt falls between asking and receiving, the next call takes this
+            # one instead of asking for another.
+            if not self._asked:
+                self._wire.sendall(b"?")
+                self._asked = True
             data, descriptors, _, _ = socket.recv_fds(self._wire, 1, 1)
-        if not data or not descriptors:
+            self._asked = False
+        if not data:
             raise EOFError("it hung up")
+        if not descriptors:
+            raise EOFError("it has no connection to give")
+        os.set_inheritable(descriptors[0], False)
         return socket.socket(fileno=descriptors[0])
 
 

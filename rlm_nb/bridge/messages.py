@@ -12,6 +12,8 @@ import socket
 import stat
 import struct
 import tempfile
+import time
+from typing import NoReturn
 
 from rlm_nb.errors import BridgeError
 from rlm_nb.records import JSON
@@ -22,14 +24,25 @@ MAX_FRAME = 1 << 20
 MAX_VALUE = 64 << 20
 """Bytes of JSON that travel at all."""
 
+MAX_DEPTH = 100
+"""Lists and dicts inside one another: what comes through can be walked, copied and written without a second thought."""
+
 _HEADER = struct.Struct("!cI")
 _INLINE, _FILE = b"i", b"f"
 
 
 def send(connection: socket.socket, value: JSON) -> None:
-    """Send one value. Raises `BridgeError` when it is too large, and `OSError` when nobody listens any more."""
-    # ASCII keeps lone surrogates as escapes, so that any Python text survives the way.
-    body = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    """Send one value.
+
+    Raises:
+        BridgeError: JSON has no form for it, or it is too large; nothing was sent.
+        OSError: Nobody listens any more.
+    """
+    try:
+        # ASCII keeps lone surrogates as escapes, so that any Python text survives the way.
+        body = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BridgeError(f"a value is not JSON: {error}") from None
     if len(body) > MAX_VALUE:
         raise BridgeError(f"{len(body):,} bytes are too many for the bridge: {MAX_VALUE:,} is the most")
     if len(body) <= MAX_FRAME:
@@ -41,21 +54,28 @@ def send(connection: socket.socket, value: JSON) -> None:
         socket.send_fds(connection, [_HEADER.pack(_FILE, len(body))], [file.fileno()])
 
 
-def receive(connection: socket.socket) -> JSON:
+def receive(connection: socket.socket, seconds: float | None = None) -> JSON:
     """Wait for one value.
+
+    Args:
+        connection: Where it comes from.
+        seconds: How long the whole message may take; `None` for as long as it likes.
 
     Raises:
         EOFError: The other side closed the connection.
+        TimeoutError: The time is up.
         BridgeError: What came is no message.
     """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    connection.settimeout(seconds)
     header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
     try:
         if not header:
             raise EOFError("the bridge was closed")
-        header += _exactly(connection, _HEADER.size - len(header))
+        header += _exactly(connection, _HEADER.size - len(header), deadline)
         kind, length = _HEADER.unpack(header)
         if kind == _INLINE and length <= MAX_FRAME:
-            body = _exactly(connection, length)
+            body = _exactly(connection, length, deadline)
         elif kind == _FILE and length <= MAX_VALUE and descriptors:
             body = _file(descriptors[0], length)
         else:
@@ -63,15 +83,17 @@ def receive(connection: socket.socket) -> JSON:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BridgeError(f"a message is not JSON: {error}") from None
+    return _value(body)
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
+def _exactly(connection: socket.socket, count: int, deadline: float | None) -> bytes:
     parts = []
     while count:
+        if deadline is not None:
+            # The time limit of a socket begins anew with each byte that comes.
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError("the rest of a message did not come")
+            connection.settimeout(left)
         part = connection.recv(min(count, 1 << 16))
         if not part:
             raise EOFError("the bridge was closed in the middle of a message")
@@ -87,9 +109,36 @@ def _file(descriptor: int, length: int) -> bytes:
     parts = []
     at = 0
     while at < length:
-        part = os.pread(descriptor, length - at, at)
+        try:
+            part = os.pread(descriptor, length - at, at)
+        except OSError as error:
+            raise BridgeError(f"a message came as a file that cannot be read: {error.strerror}") from None
         if not part:
             raise BridgeError(f"a message of {length:,} bytes ends after {at:,}")
         parts.append(part)
         at += len(part)
     return b"".join(parts)
+
+
+def _value(body: bytes) -> JSON:
+    try:
+        value = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BridgeError(f"a message is not JSON: {error}") from None
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for outer in level for inner in _within(outer)]
+        if not level:
+            return value
+    raise BridgeError(f"a value is nested too deeply: {MAX_DEPTH} lists or dicts inside one another are the most")
+
+
+def _within(value: JSON) -> list[JSON]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _refuse(constant: str) -> NoReturn:
+    # Python reads and writes NaN and Infinity; a browser that opens a notebook with one in it does not.
+    raise ValueError(f"{constant} has no form in it")

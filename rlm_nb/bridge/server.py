@@ -5,6 +5,7 @@ The descriptor is the identity: who holds the other end is this agent's kernel, 
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 import threading
@@ -19,11 +20,16 @@ from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BridgeError, RLMError
 from rlm_nb.records import JSON
 
+log = logging.getLogger(__name__)
+
 MAX_IN_FLIGHT = 64
 """Connections of one kernel at a time; the next one waits until one of them ends."""
 
 FRAME_TIMEOUT = 30.0
 """Seconds that a message may take once its first byte has come."""
+
+MAX_LABEL = 200
+"""Characters of what a call says about itself: its name, its cell and its key."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ class Server:
     Args:
         handle: Called in a thread of its own for each call.
         cancel: What cancels every call; each call gets a child of it.
+        frame_timeout: Seconds that a message may take.
     """
 
-    def __init__(self, handle: Handler, cancel: Cancellation) -> None:
+    def __init__(self, handle: Handler, cancel: Cancellation, frame_timeout: float = FRAME_TIMEOUT) -> None:
         self._handle = handle
         self._cancel = cancel
+        self._frame_timeout = frame_timeout
         self._wire, self.kernel_end = socket.socketpair()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -58,8 +66,7 @@ class Server:
         self._lock = threading.Lock()
         self._finished: list[socket.socket] = []
         self._to_watch: list[tuple[socket.socket, Cancellation]] = []
-        self._open: set[socket.socket] = set()
-        self._workers: set[threading.Thread] = set()
+        self._open: dict[socket.socket, threading.Thread | None] = {}  # with the worker, once there is a call
         self._keys: set[str] = set()
         self._closing = False
         self._stopped = Cancellation()
@@ -77,8 +84,11 @@ class Server:
         self._stopped.cancel("the kernel ended")
         self._notify()
         self._thread.join()
-        for worker in list(self._workers):
-            worker.join()
+        for connection, worker in self._open.items():
+            with suppress(OSError):  # it has hung up already
+                connection.shutdown(socket.SHUT_RDWR)  # a worker may wait for a caller who says and hears nothing
+            if worker is not None:
+                worker.join()
         for connection in [self._wire, self.kernel_end, self._wake, self._woken, *self._open]:
             connection.close()
         self._selector.close()
@@ -110,65 +120,79 @@ class Server:
             self._wire.close()
             self._stopped.cancel("the kernel ended")
             return
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # we have no descriptors left: this call fails, the next one may not
+            log.warning("a kernel got no connection: %s", error)
+            with suppress(OSError):
+                self._wire.send(b"!", socket.MSG_DONTWAIT)
+            return
         with theirs:
             try:
-                socket.send_fds(self._wire, [b"!"], [theirs.fileno()])
+                socket.send_fds(self._wire, [b"!"], [theirs.fileno()], socket.MSG_DONTWAIT)
             except OSError:
                 ours.close()
                 return
-        self._open.add(ours)
+        self._open[ours] = None
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._begin(ours))
 
     def _begin(self, connection: socket.socket) -> None:
         """The first byte of a call is there, or the caller has left."""
         self._selector.unregister(connection)
         worker = threading.Thread(target=self._work, args=(connection,), name="rlm-call", daemon=True)
-        self._workers.add(worker)
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as error:  # no threads left
+            log.warning("a kernel's call was dropped: %s", error)
+            self._finished.append(connection)
+        else:
+            self._open[connection] = worker
 
     def _work(self, connection: socket.socket) -> None:
         try:
-            with suppress(OSError):  # the caller has left: there is nobody to tell
+            with suppress(OSError):  # the caller has left, or never finished its sentence: there is nobody to tell
                 self._answer(connection)
         finally:
             with self._lock:
                 self._finished.append(connection)
-            self._workers.discard(threading.current_thread())
             self._notify()
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(FRAME_TIMEOUT)
         try:
             call = self._read(connection)
         except EOFError:
             return
         except BridgeError as error:
-            messages.send(connection, {"error": _described(error)})
-            return
+            reply = _failure(error)
+        else:
+            reply = self._reply(call, connection)
         connection.settimeout(None)
+        try:
+            messages.send(connection, reply)
+        except BridgeError as error:
+            messages.send(connection, _failure(error))
+
+    def _reply(self, call: Call, connection: socket.socket) -> dict[str, JSON]:
         with self._cancel.child() as cancel, self._stopped.calling(lambda: cancel.cancel("the kernel ended")):
             with self._lock:
                 self._to_watch.append((connection, cancel))
             self._notify()
-            reply: dict[str, JSON]
             try:
-                reply = {"answer": self._handle(call, cancel)}
+                return {"answer": self._handle(call, cancel)}
             except RLMError as error:
-                reply = {"error": _described(error)}
+                return _failure(error)
             except Exception as error:
-                messages.send(connection, {"error": _described(BridgeError(f"the controller failed: {error!r}"))})
-                raise
-        try:
-            messages.send(connection, reply)
-        except BridgeError as error:
-            messages.send(connection, {"error": _described(error)})
+                log.exception("the controller failed to answer %s", call.name)
+                # A kernel is told no more than the kind: the text may hold what is not for it.
+                return _failure(BridgeError(f"the controller failed: {type(error).__name__}"))
 
     def _read(self, connection: socket.socket) -> Call:
-        message = messages.receive(connection)
+        message = messages.receive(connection, self._frame_timeout)
         fields = {"call": str, "arguments": dict, "cell": str, "key": str}
         if not isinstance(message, dict) or any(not isinstance(message.get(k), t) for k, t in fields.items()):
             raise BridgeError("a call must have the fields call, arguments, cell and key")
+        if any(len(message[name]) > MAX_LABEL for name in ("call", "cell", "key")):
+            raise BridgeError(f"call, cell and key have at most {MAX_LABEL} characters")
         with self._lock:
             if message["key"] in self._keys:
                 raise BridgeError("this call was made before")
@@ -186,7 +210,8 @@ class Server:
         for connection in finished:
             if connection in self._selector.get_map():
                 self._selector.unregister(connection)
-            self._open.discard(connection)
+            if (worker := self._open.pop(connection)) is not None:
+                worker.join()  # it said so with its last breath
             connection.close()
 
     def _hung_up(self, connection: socket.socket, cancel: Cancellation) -> Callable[[], None]:
@@ -202,6 +227,6 @@ class Server:
             self._wake.send(b".")
 
 
-def _described(error: RLMError) -> dict[str, JSON]:
+def _failure(error: RLMError) -> dict[str, JSON]:
     details = {name: value for name, value in vars(error).items() if isinstance(value, str | int | float)}
-    return {"type": type(error).__name__, "message": str(error), "details": details}
+    return {"error": {"type": type(error).__name__, "message": str(error), "details": details}}

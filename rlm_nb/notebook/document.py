@@ -25,9 +25,6 @@ PAUSE = 0.5
 SHARE = 5
 """A save that took t is not repeated before SHARE × t has passed: a huge notebook must not keep the disk busy."""
 
-BUFFER = 1 << 20
-"""Bytes handed to the system at once: with Python's 8 KiB the calls cost as much as the writing."""
-
 
 class Document:
     """A notebook that grows, byte for byte in the form that nbformat itself would write.
@@ -40,7 +37,8 @@ class Document:
         self.path = path
         self._beside = path.with_name(f".{path.name}.part")  # hidden: not to be mistaken for one more notebook
         self._nodes: dict[str, Node] = {}
-        self._texts: dict[str, bytes] = {}
+        self._texts: dict[str, bytes] = {}  # of the same cells in the same order, each with what stands after it
+        self._stale: set[str] = set()
         self._metadata: Mapping[str, Any] = {}
         self._frame: tuple[bytes, bytes] | None = None
         self._failed = False
@@ -83,7 +81,8 @@ class Document:
         """Add a cell below the others, or replace the one with its id where it stands."""
         with self._lock:
             self._nodes[node["id"]] = node
-            self._texts.pop(node["id"], None)
+            self._texts.setdefault(node["id"], b"")
+            self._stale.add(node["id"])
             self._saved = False
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
@@ -104,14 +103,13 @@ class Document:
         """
         with self._writing:
             with self._lock:
-                parts = self._parts()
+                text = self._text()
                 self._saved = True
             began = time.monotonic()
             try:
                 # Without fsync: a killed process takes nothing back that it has handed to the system, and what a
                 # power cut may cost is not worth waiting for a disk in every iteration.
-                with self._beside.open("wb", buffering=BUFFER) as file:
-                    file.writelines(parts)
+                self._beside.write_bytes(text)
                 self._beside.replace(self.path)
             except OSError as error:
                 with self._lock:
@@ -131,17 +129,15 @@ class Document:
         if self._failed:
             self.save()
 
-    def _parts(self) -> list[bytes]:
-        """The file in pieces. Only what changed is written as JSON anew."""
-        for name in self._nodes.keys() - self._texts.keys():
-            self._texts[name] = _cell_text(self._nodes[name])
+    def _text(self) -> bytes:
+        """The whole file. Only what changed is written as JSON anew."""
+        for name in self._stale:
+            self._texts[name] = _cell_text(self._nodes[name]) + b",\n"
+        self._stale.clear()
         self._frame = self._frame or _frame(self._metadata)
         opening, closing = self._frame
-        parts = [opening]
-        for name in self._nodes:
-            parts += [self._texts[name], b",\n"]
-        parts[-1] = closing
-        return parts
+        *cells, last = self._texts.values()
+        return b"".join([opening, *cells, last.removesuffix(b",\n"), closing])
 
     def _save_when_due(self) -> None:
         while not self._closed.is_set():

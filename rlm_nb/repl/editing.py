@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 
@@ -14,18 +15,18 @@ def edit_file(path: str | os.PathLike[str], old: str, new: str, *, workdir: Path
         PermissionError: The path leads out of the worktree.
         FileNotFoundError: There is no such file (an empty `old` makes a new one).
         FileExistsError: `old` is empty and the file has text.
-        ValueError: `old` is missing or not unique.
+        ValueError: `old` is missing or not unique, or what is at `path` is no text file.
     """
     target = _inside(path, workdir)
     shown = target.relative_to(workdir.resolve())
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{str(shown)!r} is not a file")
     if old == "":
         return _create(target, shown, new)
-    if not target.is_file():
+    if not target.exists():
         raise FileNotFoundError(f"there is no file {str(shown)!r}; to make one, pass old=''")
     before = _read(target, shown)
-    # Texts that a model writes have \n; the file may have \r\n, which must survive.
-    newline = "\r\n" if "\r\n" in before and "\n" not in before.replace("\r\n", "") else "\n"
-    old, new = (text.replace("\r\n", "\n").replace("\n", newline) for text in (old, new))
+    old, new = (_with_newlines_of(before, text) for text in (old, new))
     count = before.count(old)
     if count == 0:
         raise ValueError(f"{shown}: the text to replace is not in the file; read it again, and copy it exactly")
@@ -45,13 +46,14 @@ def _inside(path: str | os.PathLike[str], workdir: Path) -> Path:
     root = workdir.resolve()
     if not target.is_relative_to(root) or target == root:
         raise PermissionError(f"{os.fspath(path)!r} is outside the worktree; edit_file stays inside it")
-    if ".git" in target.relative_to(root).parts:
+    # Some file systems do not tell .GIT from .git.
+    if any(part.lower() == ".git" for part in target.relative_to(root).parts):
         raise PermissionError(f"{os.fspath(path)!r} belongs to git; use git commands")
     return target
 
 
 def _create(target: Path, shown: Path, text: str) -> str:
-    if target.exists() and (not target.is_file() or target.stat().st_size):
+    if target.exists() and target.stat().st_size:
         raise FileExistsError(f"{str(shown)!r} exists; say in `old` which text to replace")
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, text)
@@ -65,21 +67,23 @@ def _read(target: Path, shown: Path) -> str:
         raise ValueError(f"{shown}: not UTF-8 text; edit it with Python's own open()") from None
 
 
+def _with_newlines_of(file: str, text: str) -> str:
+    """The text with the file's line ends: a model writes `\\n`, and `\\r\\n` must survive. Mixed ones stay."""
+    unix, windows = file.replace("\r\n", "").count("\n"), file.count("\r\n")
+    if unix and windows:
+        return text
+    return text.replace("\r\n", "\n").replace("\n", "\r\n" if windows else "\n")
+
+
 def _write(target: Path, text: str) -> None:
     """Write beside and replace, keeping the mode: an interrupt leaves the old file or the new one."""
-    mode = target.stat().st_mode & 0o7777 if target.exists() else None
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    beside = target.with_name(f".{secrets.token_hex(8)}.new")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with beside.open("xb") as file:
             file.write(text.encode("utf-8"))
-        os.chmod(temporary, mode if mode is not None else 0o666 & ~_umask())  # noqa: PTH101
-        os.replace(temporary, target)  # noqa: PTH105
+        if target.exists():
+            beside.chmod(stat.S_IMODE(target.stat().st_mode))
+        beside.replace(target)
     except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
+        beside.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

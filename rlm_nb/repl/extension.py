@@ -35,7 +35,7 @@ def load(shell: Any) -> None:
     if hello.get("task"):
         shell.push({"TASK": hello["task"]})
     if hello.get("context"):
-        shell.push({"context": Path(hello["context"]).read_text(encoding="utf-8", errors="backslashreplace")})
+        shell.push({"context": Path(hello["context"]).read_bytes().decode("utf-8", "backslashreplace")})
     shell.push(lasting)
     # quit() would end the kernel a moment after its cell, with everything in it.
     shell.ask_exit = lambda: print("The REPL stays; FINAL(answer) ends your work.", file=sys.stderr)  # noqa: T201

@@ -109,9 +109,14 @@ class Functions:
 
 
 def _portable(answer: Any) -> tuple[JSON, str | None]:
-    """The answer as JSON and no text, or, where JSON has no form for it, no value and its text."""
+    """The answer as JSON and no text, or, where JSON has no form for it, no value and its text.
+
+    JSON has tuples as lists, sets as sorted lists, and the keys of dicts as strings: `{1: "a"}` arrives as
+    `{"1": "a"}`; a dict that has both 1 and "1" arrives as its text.
+    """
     try:
-        return json.loads(json.dumps(answer, allow_nan=False, default=_plainer)), None
+        written = json.dumps(answer, allow_nan=False, default=_plainer)
+        return json.loads(written, object_pairs_hook=_without_loss), None
     except (TypeError, ValueError, RecursionError):
         as_table = getattr(answer, "to_string", None)  # a DataFrame's own text leaves rows out
         return None, str(as_table() if callable(as_table) else answer)
@@ -125,7 +130,14 @@ def _plainer(value: Any) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, set | frozenset):
         return sorted(value)
-    # numpy's and pandas' numbers
-    if callable(item := getattr(value, "item", None)) and getattr(value, "shape", None) == ():
-        return item()
+    # Numbers and arrays of numpy and its kin; of a table or a series, a list would lose the names.
+    if callable(tolist := getattr(value, "tolist", None)) and not hasattr(value, "to_string"):
+        return tolist()
     raise TypeError(type(value).__name__)
+
+
+def _without_loss(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("two keys have the same text")
+    return made
