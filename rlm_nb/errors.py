@@ -68,6 +68,8 @@ class ModelError(RLMError):
         usage: What the service charged; `None` when nobody knows (the ledger then keeps the whole reservation).
     """
 
+    usage: Usage | None = None
+
     def __init__(self, message: str, *, usage: Usage | None = None) -> None:
         super().__init__(message)
         self.usage = usage

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 64
 """Connections of one kernel at a time; the next one waits until one of them ends."""
 
+MAX_KEYS = 10_000
+"""Calls of one kernel whose keys are remembered, so that none is answered twice."""
+
 FRAME_TIMEOUT = 30.0
 """Seconds that a message may take once its first byte has come."""
 
@@ -67,7 +70,7 @@ class Server:
         self._finished: list[socket.socket] = []
         self._to_watch: list[tuple[socket.socket, Cancellation]] = []
         self._open: dict[socket.socket, threading.Thread | None] = {}  # with the worker, once there is a call
-        self._keys: set[str] = set()
+        self._keys: dict[str, None] = {}  # in the order in which they came
         self._closing = False
         self._stopped = Cancellation()
         self._thread = threading.Thread(target=self._serve, name="rlm-bridge", daemon=True)
@@ -196,7 +199,9 @@ class Server:
         with self._lock:
             if message["key"] in self._keys:
                 raise BridgeError("this call was made before")
-            self._keys.add(message["key"])
+            self._keys[message["key"]] = None
+            if len(self._keys) > MAX_KEYS:
+                del self._keys[next(iter(self._keys))]
         return Call(message["call"], message["arguments"], message["cell"], message["key"])
 
     def _settle(self) -> None:

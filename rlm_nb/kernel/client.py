@@ -165,9 +165,7 @@ class KernelClient:
             error = {"type": type(failure).__name__, "message": str(failure)}
             raise
         finally:
-            cell.calls.append(
-                BridgeCall(call.name, valid(arguments), valid(answer), error, call.key, started, time.time())
-            )
+            cell.record(BridgeCall(call.name, valid(arguments), valid(answer), error, call.key, started, time.time()))
         return answer
 
 

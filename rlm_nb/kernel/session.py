@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import threading
@@ -32,8 +33,13 @@ IDLE_GRACE = 2.0
 DRAIN = 0.2
 """Seconds of silence after which a dead kernel has nothing more to say."""
 
+MAX_CALLS, MAX_RECORDED = 2000, 16_000_000
+"""Calls of one cell, and characters of them, that its record keeps."""
+
 REMEMBERED = 32
 """Cells whose threads may still print: a run of thousands of cells must not keep the outputs of all of them."""
+
+UNRECORDED = "This cell asked so much of its controller that not all of it is recorded."
 
 LOST = "Some output of this cell was lost: a single piece of it was too large to take."
 
@@ -258,9 +264,21 @@ class Cell:
     calls: list[BridgeCall] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _recorded: int = 0
     _waiting: int = 0
     _since: float = 0.0
     _waited: float = 0.0
+
+    def record(self, call: BridgeCall) -> None:
+        """Keep a call, as long as the notebook can bear it."""
+        size = len(json.dumps([call.arguments, call.answer]))
+        with self._lock:
+            if self._recorded + size <= MAX_RECORDED and len(self.calls) < MAX_CALLS:
+                self.calls.append(call)
+                self._recorded += size
+                return
+            if UNRECORDED not in self.events:
+                self.events.append(UNRECORDED)
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -50,6 +50,8 @@ class Bench:
                 if cancel.wait(float(task)):
                     self.cancelled.append(cancel.reason)
             return [{"text": f"waited {task}", "value": f"waited {task}"} for task in call.arguments["tasks"]]
+        if call.name == "llm_query":
+            return [{"text": str(len(prompt)), "value": len(prompt)} for prompt in call.arguments["prompts"]]
         return {"left_usd": 1.5}
 
     def run(self, code: str, cancel: Cancellation | None = None) -> CellResult:

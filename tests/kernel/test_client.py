@@ -146,6 +146,16 @@ def test_calls_are_recorded(bench: Bench) -> None:
     assert result.waited >= 0.01
 
 
+def test_a_cell_that_asks_without_end(bench: Bench) -> None:
+    """The record of a cell's calls is bounded in number and size, and says so."""
+    result = bench.run("for _ in range(2500): budget()")
+    assert len(result.calls) == 2000
+    assert "not all of it is recorded" in " ".join(result.events)
+    large = bench.run("for _ in range(4): llm_query('x' * 5_000_000)")
+    assert sum(len(str(call.arguments)) for call in large.calls) < 16_000_000
+    assert "not all of it is recorded" in " ".join(large.events)
+
+
 def test_queries_of_the_wrong_kind(bench: Bench) -> None:
     """A string where a list belongs, an empty task or a number: the model reads what to do instead."""
     assert "takes a list of tasks" in str(bench.run("rlm_query_batched('one task')").error)
