@@ -6,9 +6,7 @@ This is the only file that knows every part. Keys, the ledger, depth and limits 
 from __future__ import annotations
 
 import inspect
-import json
 import os
-import secrets as random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pydantic import SecretStr
 
@@ -56,7 +54,8 @@ from rlm_nb.records import (
     Task,
 )
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
-from rlm_nb.workspace.scratch import remove_tree, scratch
+from rlm_nb.run_folder import as_json, run_folder, write, write_json
+from rlm_nb.workspace.scratch import scratch
 from rlm_nb.workspace.worktree import Source, Worktree
 
 FINISHING = 60.0
@@ -164,7 +163,7 @@ def open_run(
         limits = _limits(config)
         cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
         audience = _Audience(listen, cancel)
-        folder = stack.enter_context(_run_folder(config, keep=lambda: audience.saw_a_turn))
+        folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
         origin = stack.enter_context(
             Source.open(
@@ -238,7 +237,7 @@ class Run:
         patch_file = None
         if root.patch.text:
             patch_file = self.folder / "changes.patch"
-            _write(patch_file, root.patch.text)
+            write(patch_file, root.patch.text)
         self._result = RunResult(self.folder.name, self.folder, root, self.ledger.balance(), patch_file)
         self.write_state(root)
 
@@ -319,16 +318,16 @@ class Run:
             "started": self.started,
         }
         if root is not None:
-            result = _as_json(root)
+            result = as_json(root)
             state |= {name: result[name] for name in ("status", "ended", "answer", "stop_reason")}
             state |= {name: result[name] for name in ("cost", "total_cost", "children")}
-            _write_json(self.folder / "result.json", result)
+            write_json(self.folder / "result.json", result)
         elif error is not None:
             stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
             state |= {"status": "partial" if stopped else "error", "ended": time.time()}
             state |= {"stop_reason": str(error) or type(error).__name__}
             state |= {"total_cost": self.ledger.balance().spent_cost / 1e6}
-        _write_json(self.folder / "run.json", state)
+        write_json(self.folder / "run.json", state)
 
     def _open(
         self, task: Task, base: str, asker: _Asker, recorder: Recorder, cancel: Cancellation, stack: ExitStack
@@ -563,84 +562,9 @@ def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellatio
         yield limited
 
 
-@contextmanager
-def _run_folder(config: Config, keep: Callable[[], bool]) -> Iterator[Path]:
-    """A new folder for a run; it is taken away again when the block raises and there is nothing in it to keep.
-
-    Raises:
-        RunFolderError: It cannot be made.
-    """
-    runs = config.runs.dir.absolute()
-    made = _missing(runs)
-    folder = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{random.token_hex(2)}"
-    try:
-        folder.mkdir(parents=True)
-        if not (runs / ".gitignore").exists():
-            # Runs are often kept inside the repository that they work on.
-            (runs / ".gitignore").write_text("*\n", encoding="utf-8")
-        (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
-    except OSError as error:
-        _take_away(folder, made)
-        raise RunFolderError(f"{runs}: runs cannot be recorded here: {error.strerror}; see --runs-dir") from error
-    try:
-        yield folder
-    except BaseException:
-        if not keep():
-            _take_away(folder, made)
-        raise
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folders on the way to `folder` that do not exist yet, deepest first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def _take_away(folder: Path, made: list[Path]) -> None:
-    remove_tree(folder)
-    for path in made:
-        others = [entry for entry in path.iterdir() if entry.name != ".gitignore"] if path.is_dir() else [path]
-        if others:
-            return
-        remove_tree(path)
-
-
 def _readable(context: Path) -> Path:
     try:
         with context.open("rb"):
             return context.absolute()
     except OSError as error:
         raise RunFolderError(f"{context}: the context cannot be read: {error.strerror}") from error
-
-
-def _as_json(result: AgentResult) -> dict[str, Any]:
-    return {
-        "agent": result.agent,
-        "status": result.status,
-        "answer": result.answer.value,
-        "answer_source": result.outcome.source,
-        "stop_reason": result.outcome.stop_reason,
-        "notebook": result.notebook.name,
-        "cost": result.cost / 1e6,
-        "total_cost": result.total_cost / 1e6,
-        "usage": vars(result.usage),
-        "iterations": result.iterations,
-        "files": list(result.patch.files),
-        "commit": result.patch.commit,
-        "started": result.started,
-        "ended": result.ended,
-        "children": [_as_json(child) for child in result.children],
-    }
-
-
-def _write_json(path: Path, value: JSON) -> None:
-    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Beside, then in its place: whoever reads finds the old file or the new one. Raises `RunFolderError`."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_bytes(text.encode("utf-8", "surrogateescape"))
-        beside.replace(path)
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error

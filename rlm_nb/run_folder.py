@@ -1,0 +1,93 @@
+"""The folder of a run: made, described for other programs, and taken away again when the run never began."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlm_nb.config import Config
+from rlm_nb.errors import RunFolderError
+from rlm_nb.records import JSON, AgentResult
+from rlm_nb.workspace.scratch import remove_tree
+
+
+@contextmanager
+def run_folder(config: Config, keep: Callable[[], bool]) -> Iterator[Path]:
+    """A new folder for a run; it is taken away again when the block raises and there is nothing in it to keep.
+
+    Raises:
+        RunFolderError: It cannot be made.
+    """
+    runs = config.runs.dir.absolute()
+    made = _missing(runs)
+    folder = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+        if runs in made:
+            # Runs are often kept inside the repository that they work on.
+            (runs / ".gitignore").write_text("*\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    except OSError as error:
+        _take_away(folder, made)
+        raise RunFolderError(f"{runs}: runs cannot be recorded here: {error.strerror}; see --runs-dir") from error
+    try:
+        yield folder
+    except BaseException:
+        if not keep():
+            _take_away(folder, made)
+        raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders on the way to `folder` that do not exist yet, deepest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _take_away(folder: Path, made: list[Path]) -> None:
+    remove_tree(folder)
+    for path in made:
+        others = [entry for entry in path.iterdir() if entry.name != ".gitignore"] if path.is_dir() else [path]
+        if others:
+            return
+        remove_tree(path)
+
+
+def as_json(result: AgentResult) -> dict[str, Any]:
+    """An agent and all below it, as result.json holds them; money in US dollars."""
+    return {
+        "agent": result.agent,
+        "status": result.status,
+        "answer": result.answer.value,
+        "answer_source": result.outcome.source,
+        "stop_reason": result.outcome.stop_reason,
+        "notebook": result.notebook.name,
+        "cost": result.cost / 1e6,
+        "total_cost": result.total_cost / 1e6,
+        "usage": vars(result.usage),
+        "iterations": result.iterations,
+        "files": list(result.patch.files),
+        "commit": result.patch.commit,
+        "started": result.started,
+        "ended": result.ended,
+        "children": [as_json(child) for child in result.children],
+    }
+
+
+def write_json(path: Path, value: JSON) -> None:
+    """Write a file of JSON whole. Raises `RunFolderError`."""
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Beside, then in its place: whoever reads finds the old file or the new one. Raises `RunFolderError`."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_bytes(text.encode("utf-8", "surrogateescape"))
+        beside.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error
