@@ -75,6 +75,7 @@ class RunResult:
         root: The root agent's result, with those of all others below it.
         balance: What the ledger holds in the end.
         patch_file: The root's edits as a patch; `None` when it changed nothing.
+        repository: What the run worked on: an absolute path, or a URL.
     """
 
     id: str
@@ -82,6 +83,7 @@ class RunResult:
     root: AgentResult
     balance: Balance
     patch_file: Path | None
+    repository: str = ""
 
 
 def ignore(event: Event) -> None:
@@ -238,7 +240,9 @@ class Run:
         if root.patch.text:
             patch_file = self.folder / "changes.patch"
             write(patch_file, root.patch.text)
-        self._result = RunResult(self.folder.name, self.folder, root, self.ledger.balance(), patch_file)
+        self._result = RunResult(
+            self.folder.name, self.folder, root, self.ledger.balance(), patch_file, self.source.origin
+        )
         self.write_state(root)
 
     def agent(
@@ -423,7 +427,7 @@ class Run:
             "model": self.model.name,
             "repository": self.source.origin,
             "commit": self.source.head,
-            "base": self.source.base,
+            **({"with uncommitted changes": self.source.base} if self.source.base != self.source.head else {}),
             "run": self.folder.name,
             "isolation": "none: cells run with the rights of the user who started the run",
         }

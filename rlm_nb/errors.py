@@ -158,4 +158,13 @@ class SubAgentError(RLMError):
 
 
 class CancelledError(RLMError):
-    """Somebody stopped the run: Ctrl-C, the parent's cell was interrupted, or the time is up."""
+    """Somebody stopped the run: Ctrl-C, the parent's cell was interrupted, or the time is up.
+
+    Args:
+        message: Who or what, as the end of a sentence.
+        usage: What a model call that was stopped has charged; `None` when nobody knows.
+    """
+
+    def __init__(self, message: str, *, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage

@@ -17,7 +17,19 @@ import pytest
 GRACE = 2.0
 """Seconds that what a test started may take to be gone after it."""
 
-FOREIGN = ("ANTHROPIC_", "OPENAI_", "RLM_", "GIT_", "JUPYTER_", "IPYTHON", "XDG_", "FORCE_COLOR", "NO_COLOR", "COLUMNS")
+FOREIGN = (
+    "ANTHROPIC_",
+    "OPENAI_",
+    "RLM_",
+    "GIT_",
+    "JUPYTER_",
+    "IPYTHON",
+    "PYTHON",
+    "XDG_",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "COLUMNS",
+)
 """How the variables begin that would change what we test."""
 
 Git = Callable[..., str]

@@ -56,7 +56,7 @@ def test_the_shell_commands_work(tmp_path: Path, repository: Path) -> None:
         script = script.replace(place, real.format(repository=repository))
     environment = {"RLM_MODEL": f"scripted:{tmp_path / 'script.yaml'}"}
     done = subprocess.run(
-        ["sh", "-euxc", script],
+        ["sh", "-exc", script],
         cwd=here,
         input=f"{CELL}.\n",  # for the one command whose model is a person
         capture_output=True,

@@ -96,9 +96,9 @@ class Agent:
                     return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
                 self._next = self.prompts.after(iteration, self._number, view.shown)
             why = f"The limit of {self.settings.max_iterations} iterations was reached."
-        except CancelledError:
+        except CancelledError as error:
             if not soft.timed_out:
-                return self._rescued(f"The run was stopped: {soft.reason or hard.reason}.")
+                return self._rescued(f"The run was stopped: {soft.reason or hard.reason or error}.")
             why = "The time limit of the run was reached."
         except RLMError as error:
             if not self.completed:

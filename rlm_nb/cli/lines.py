@@ -28,7 +28,10 @@ def told(event: Event, max_iterations: int) -> Iterator[str]:
         case AgentStarted(task=task):
             yield f"started: {headline(task.prompt)}"
         case Iterated(iteration=iteration):
-            yield f"iteration {iteration.number}/{max_iterations}: {_done(iteration)} ({_spent(iteration)})"
+            turn = (
+                f"iteration {iteration.number}/{max_iterations}" if iteration.number <= max_iterations else "last turn"
+            )
+            yield f"{turn}: {_done(iteration)} ({_spent(iteration)})"
         case AgentEnded(result=result):
             yield ended(result)
 

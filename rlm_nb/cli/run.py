@@ -253,7 +253,8 @@ def summary(result: RunResult) -> list[str]:
     ]
     patch = "none, nothing was changed"
     if result.patch_file is not None:
-        how = f"git apply {shlex.quote(str(result.patch_file.absolute()))}"
+        where = f"-C {shlex.quote(result.repository)} " if Path(result.repository).is_dir() else ""
+        how = f"git {where}apply {shlex.quote(str(result.patch_file.absolute()))}"
         patch = f"{_short(result.patch_file)} ({plural(len(root.patch.files), 'file')}); to have it: {how}"
     return [
         f"{root.status}: {headline(root.outcome.stop_reason)}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 from rlm_nb.notebook.wording import printable
 
@@ -20,12 +22,27 @@ def write(text: str) -> None:
         text = printable(text)
     if not text.endswith("\n"):
         text += "\n"
-    with suppress(BrokenPipeError):
+    try:
         sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
         sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+    except OSError:
+        _give_up(sys.stdout)
+        raise
 
 
 def tell(text: str) -> None:
     """Say something about it, without control characters; when nobody reads it, the exit code still tells."""
-    with suppress(OSError):
+    try:
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let go of a stream that cannot be written: Python would try what is left again when it exits, and complain."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

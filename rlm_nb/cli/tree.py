@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlm_nb.cli.streams import write
+from rlm_nb.cli.streams import tell, write
 
 
 def tree(
@@ -32,9 +32,13 @@ def tree(
 
         folder = find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir)
         node = read_tree(folder)
-        if sys.stdout.isatty():
-            from rich.console import Console
+        try:
+            if sys.stdout.isatty():
+                from rich.console import Console
 
-            Console(highlight=False).print(as_rich(node))
-        else:
-            write(as_text(node))
+                Console(highlight=False).print(as_rich(node))
+            else:
+                write(as_text(node))
+        except OSError as error:
+            tell(f"Error: the tree could not be written to stdout: {error.strerror or error}")
+            sys.exit(1)

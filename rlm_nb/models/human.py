@@ -89,6 +89,10 @@ class HumanModel:
         what = f"iteration {request.turn}" if request.turn else "a question of a cell"
         print(f"\n--- {request.agent}, {what} ---\n{request.messages[-1].content}\n", file=screen)
         print(f"--- {request.agent}: your reply, or only its code; end it with a line of only {END!r} ---", file=screen)
+        if request.turn == 1:
+            print(
+                "--- FINAL(answer) ends the work; help(edit_file), help(rlm_query), budget() are there ---", file=screen
+            )
         screen.flush()
 
     def _read(self, cancel: Cancellation) -> str:
@@ -97,7 +101,7 @@ class HumanModel:
         while True:
             line = self._read_line(cancel)
             if line is None and not lines:
-                raise CancelledError("the input ended, so nobody is there to reply")
+                raise CancelledError("the input ended, so nobody is there to reply", usage=Usage())
             if line is None or line == END:
                 return "\n".join(lines)
             lines.append(line)

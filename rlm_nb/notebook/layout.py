@@ -94,7 +94,7 @@ def ran(number: int, index: int, cell: CellResult, folder: Path, outputs: Iterab
 
 def final(outcome: Outcome, patch: Patch) -> Node:
     """The last cell: the answer."""
-    title = {"completed": "Answer", "partial": "Partial answer", "error": "No answer"}[outcome.status]
+    title = "No answer" if outcome.source == "none" else "Answer" if outcome.status == "completed" else "Partial answer"
     parts = [f"## {title}", f"*{escaped(_line(outcome.stop_reason))}*" if outcome.stop_reason else ""]
     if patch.files:
         shown = ", ".join(escaped(_line(file)) for file in patch.files[:20])

@@ -121,7 +121,8 @@ class Recorder:
                 cost=result.cost,
                 total_cost=result.total_cost,
                 usage=result.usage,
-                subagents=(*started, *known.values()),
+                turn=result.iterations,
+                subagents=tuple(sorted((*started, *known.values()), key=_place)),
                 ended=result.ended,
             )
             self._document.put(layout.final(result.outcome, result.patch))
@@ -189,7 +190,7 @@ class Recorder:
             known[event.agent] = Child(event.agent, task, self._running or None, f"{event.agent}.ipynb")
         else:
             known[event.agent] = self._child(event.result, known.get(event.agent))
-        self._head = replace(self._head, subagents=tuple(known.values()))
+        self._head = replace(self._head, subagents=tuple(sorted(known.values(), key=_place)))
         self._state_head()
 
     def _child(self, result: AgentResult, known: Child | None) -> Child:
@@ -214,3 +215,8 @@ class Recorder:
     def _state_head(self) -> None:
         self._document.describe(write_notebook(self._head))
         self._document.put(layout.head(self._head))
+
+
+def _place(child: Child) -> list[int]:
+    """Where a sub-agent stands among its siblings: root.2 before root.10."""
+    return [int(number) for number in child.agent.split(".")[1:]]

@@ -70,7 +70,9 @@ def main() -> None:
         root = AgentResult("root", outcome, Patch("…", ("a.py", "b.py")), Path("runs/x/root.ipynb"), 20_000, 20_000)
         listen(AgentEnded("root", root))
         balance = Balance(20_000, spent=Usage(1000, 50))
-        return SimpleNamespace(root=root, balance=balance, patch_file=Path("runs/x/changes.patch"))
+        return SimpleNamespace(
+            root=root, balance=balance, repository="https://example.org/repo", patch_file=Path("runs/x/changes.patch")
+        )
 
     with door(verbose) as keys:
         output = Path(rest[0]) if rest else None
