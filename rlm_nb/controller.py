@@ -55,7 +55,7 @@ from rlm_nb.records import (
 )
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.run_folder import as_json, run_folder, write, write_json
-from rlm_nb.workspace.scratch import scratch
+from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.worktree import Source, Worktree
 
 FINISHING = 60.0
@@ -165,6 +165,7 @@ def open_run(
         limits = _limits(config)
         cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
         audience = _Audience(listen, cancel)
+        remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
         origin = stack.enter_context(

@@ -17,7 +17,7 @@ from rlm_nb.errors import LedgerError
 from rlm_nb.ledger.book import Book, Kind, Reservation
 from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call
 from rlm_nb.ledger.limits import Amount, Limits
-from rlm_nb.ledger.processes import is_alive, this_process
+from rlm_nb.processes import is_alive, this_process
 from rlm_nb.protocols import Price
 from rlm_nb.records import Balance, Usage
 

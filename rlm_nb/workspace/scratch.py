@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rlm_nb.processes import is_alive, this_process
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a folder is opened: never through a symbolic link that somebody put in its place."""
@@ -17,19 +20,36 @@ ROUNDS = 5
 """How often a removal starts again because something was still writing below the folder."""
 
 
+_OWNER = re.compile(r"rlm-(?P<pid>\d{1,9})-(?P<started>\d{1,12})-(?P<world>[0-9a-f]+)-")
+
 _there: set[Path] = set()
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A new folder that only its owner can enter; removed at the end, whatever is in it by then."""
-    folder = Path(tempfile.mkdtemp(prefix="rlm-")).resolve()
+    """A new folder that only its owner can enter; removed at the end, whatever is in it by then.
+
+    Its name says which process it belongs to, so that a later one can remove it if that one was killed.
+    """
+    pid, started = this_process()
+    folder = Path(tempfile.mkdtemp(prefix=f"rlm-{pid}-{started:.0f}-{_world()}-")).resolve()
     _there.add(folder)
     try:
         yield folder
     finally:
         remove_tree(folder)
         _there.discard(folder)
+
+
+def remove_abandoned() -> None:
+    """Remove the scratch folders of processes that are gone: by number and start, never by age."""
+    for folder in Path(tempfile.gettempdir()).glob("rlm-*"):
+        owner = _OWNER.match(folder.name)
+        if owner is None or owner["world"] != _world() or is_alive(int(owner["pid"]), float(owner["started"])):
+            continue
+        with suppress(OSError):  # gone meanwhile
+            if folder.lstat().st_uid == os.getuid():
+                remove_tree(folder)
 
 
 def remove_all() -> None:
@@ -127,3 +147,11 @@ def _unlock(name: str, parent: int | None) -> None:
         Path(f"/proc/self/fd/{found}").chmod(stat.S_IRWXU)
     finally:
         os.close(found)
+
+
+def _world() -> str:
+    """Which process numbers ours stands among: containers may share a temporary folder, but not their numbers."""
+    try:
+        return f"{os.stat('/proc/self/ns/pid').st_ino & 0xFFFFF:x}"  # noqa: PTH116
+    except OSError:
+        return "0"

@@ -6,12 +6,15 @@ import os
 import re
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from rlm_nb.workspace.scratch import remove_tree, scratch
+from rlm_nb.workspace.scratch import remove_abandoned, remove_tree, scratch
 from tests.workspace.nobody import as_nobody
 
 
@@ -109,3 +112,29 @@ def test_files_that_come_and_go_meanwhile_do_no_harm(tmp_path):
         stop.set()
         writer.join()
     assert remove_tree(folder)
+
+
+def test_folders_of_processes_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a killed process is removed by the next one; those of the living, and others' folders, stay."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code = "from rlm_nb.workspace.scratch import scratch\nwith scratch() as f:\n    print(f, flush=True); input()"
+    others = [tmp_path / "rlm-notes", tmp_path / "rlm-1-2-x-y", tmp_path / f"rlm-{os.getpid()}-1-fffff-abc"]
+    for other in others:
+        other.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        with scratch() as own:
+            remove_abandoned()
+            assert folder.is_dir()
+            process.kill()
+            process.wait()
+            remove_abandoned()
+            assert not folder.exists()
+            assert own.is_dir()
+    assert all(other.is_dir() for other in others)
+    for other in others:
+        other.rmdir()

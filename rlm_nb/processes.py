@@ -1,4 +1,4 @@
-"""Which process holds a reservation, and whether it still runs: known by its number and its start."""
+"""Which process something belongs to, and whether it still runs: known by its number and its start."""
 
 from __future__ import annotations
 
