@@ -168,6 +168,8 @@ def open_run(
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
+        # First of all: what kernels are forked from takes half a second to get warm.
+        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
         origin = stack.enter_context(
             Source.open(
                 str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel
@@ -184,7 +186,7 @@ def open_run(
                 model=model,
                 price=price,
                 ledger=BudgetFile.create(folder / "budget.json", limits),
-                launcher=stack.enter_context(Launcher(warm=config.kernel.start != "cold")),
+                launcher=launcher,
                 listen=audience,
                 cancel=cancel,
             )

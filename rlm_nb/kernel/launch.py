@@ -164,6 +164,10 @@ class Process:
                     return
             elif time.monotonic() > end:
                 raise KernelStartError(f"the kernel's output channel was silent for {timeout:g} s{self._log_tail()}")
+            else:
+                # ipykernel overlooks who subscribes while it sends something: its sockets tell of news only once.
+                self.client.iopub_channel.socket.unsubscribe(b"")
+                self.client.iopub_channel.socket.subscribe(b"")
 
     def exit_code(self) -> int | None:
         """`None` while it lives; below 0 for the signal that ended it."""

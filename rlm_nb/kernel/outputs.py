@@ -12,7 +12,6 @@ from typing import Any
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionComplete
 from nbformat import NotebookNode
-from nbformat.v4 import new_notebook
 
 from rlm_nb.records import Output
 
@@ -134,7 +133,8 @@ class OutputReader(NotebookClient):  # type: ignore[misc]
     """nbclient's handling of messages (display ids, `clear_output`, widgets), without its loop."""
 
     def __init__(self) -> None:
-        super().__init__(new_notebook(), record_timing=False)
+        # Not nbformat's new_notebook, which validates it: compiling the schema would be the half of a kernel's start.
+        super().__init__(NotebookNode(metadata=NotebookNode(), cells=[]), record_timing=False)
         self.clear_before_next_output = False
         self._cells: dict[int, CellOutputs] = {}
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
+from ipykernel import ipkernel
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
+from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.repl import extension
 
 
@@ -20,6 +26,22 @@ class RLMKernel(IPythonKernel):  # type: ignore[misc]
 
     implementation = "rlm"
     banner = "The REPL of an RLM agent"
+
+    def __init__(self, **kwargs: Any) -> None:
+        # ipykernel notes the file of each module for its debugger, which is left out. In a forked process that writes
+        # to the reference count of every module, and the pages with all of them become its own: 2 MB, in vain.
+        with _modules_out_of_sight():
+            super().__init__(**kwargs)
+
+
+@contextmanager
+def _modules_out_of_sight() -> Iterator[None]:
+    """While the block runs, `ipykernel.ipkernel`, and nobody else, finds no module in `sys.modules`."""
+    ipkernel.sys = SimpleNamespace(**{**vars(sys), "modules": {}})
+    try:
+        yield
+    finally:
+        ipkernel.sys = sys
 
 
 class Stream(OutStream):  # type: ignore[misc]
@@ -64,12 +86,20 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
             )
         )
 
+    def init_config_files(self) -> None:
+        """Copy none either."""
+
     def parse_command_line(self, argv: list[str] | None = None) -> None:
         """Take `-f FILE` and nothing else: building the parser for a few hundred options costs a tenth of a start."""
         arguments = sys.argv[1:] if argv is None else argv
         if len(arguments) != 2 or arguments[0] != "-f":
             self.exit("usage: python -m rlm_nb.repl.kernel -f CONNECTION_FILE")
         self.connection_file = arguments[1]
+
+    def init_heartbeat(self) -> None:
+        """Only where somebody may listen to it: three threads that no kernel of a controller needs."""
+        if VARIABLE not in os.environ:
+            super().init_heartbeat()
 
     def init_code(self) -> None:
         """Instead of start-up files: the agent's names."""
@@ -122,6 +152,7 @@ def preload() -> None:
     leave_out_debugpy()
     for name in MODULES:
         import_module(name)
+    sysconfig.get_paths()  # read from a file the first time
 
 
 def leave_out_debugpy() -> None:

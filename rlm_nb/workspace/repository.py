@@ -15,6 +15,9 @@ RAW = "* -text -crlf !eol -filter -ident -working-tree-encoding !diff !merge\n"
 """Attributes that outrank every `.gitattributes`: what is stored is what is on disk, to the byte."""
 
 PRIVATE = """\
+[core]
+	bare = false
+	logAllRefUpdates = true
 [user]
 	name = agent
 	email = agent@localhost
@@ -41,7 +44,6 @@ def make(
     objects: Path | None = None,
     excludes: bytes = b"",
     shallow: Path | None = None,
-    work_tree: Path | None = None,
 ) -> None:
     """Make a repository with nothing in it but what is given here: no template, no hook, no remote.
 
@@ -51,13 +53,12 @@ def make(
         objects: A folder of objects to borrow.
         excludes: What is ignored beside the `.gitignore` files.
         shallow: The file that says where the borrowed history ends, if it is there.
-        work_tree: For an agent's repository: where its files will be.
     """
-    options = ("--quiet", "--template=", f"--object-format={algorithm}")
-    if work_tree is None:
-        git.controlled(folder).run("init", "--bare", *options)
-    else:
-        git.controlled(folder, work_tree=work_tree).run("init", *options)
+    git.controlled(folder).run("init", "--bare", "--quiet", "--template=", f"--object-format={algorithm}")
+    _furnish(folder, objects, excludes, shallow)
+
+
+def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: Path | None) -> None:
     (folder / "info").mkdir()
     (folder / "info/attributes").write_text(RAW)
     (folder / "info/exclude").write_bytes(excludes)
@@ -67,12 +68,14 @@ def make(
         shutil.copyfile(shallow, folder / "shallow")
 
 
-def make_private(folder: Path, work_tree: Path, ctl: Path, algorithm: str, head: str) -> None:
+def make_private(folder: Path, work_tree: Path, ctl: Path, head: str) -> None:
     """Make the repository that an agent uses in its worktree as it likes: `HEAD` detached at `head`, no branch yet."""
-    excludes = (ctl / "info/exclude").read_bytes()
-    make(folder, algorithm, objects=ctl / "objects", excludes=excludes, shallow=ctl / "shallow", work_tree=work_tree)
-    with (folder / "config").open("a") as config:
-        config.write(PRIVATE)
+    # What `git init` would make, without starting it for each agent: see gitrepository-layout(5).
+    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+        (folder / part).mkdir(parents=True)
+    # Git has put into `ctl` what it found out about this file system; of two values the later one counts.
+    (folder / "config").write_bytes((ctl / "config").read_bytes() + PRIVATE.encode())
+    _furnish(folder, ctl / "objects", (ctl / "info/exclude").read_bytes(), ctl / "shallow")
     (folder / "HEAD").write_text(f"{head}\n")
     (work_tree / ".git").write_bytes(b"gitdir: " + os.fsencode(os.path.relpath(folder, work_tree)) + b"\n")
 

@@ -23,7 +23,10 @@ from rlm_nb.records import Patch
 from rlm_nb.workspace import git, origin, patch, repository
 from rlm_nb.workspace.files import UNREADABLE, LeftOut, Root
 from rlm_nb.workspace.scratch import remove_tree, scratch
-from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Writer, ignored, tree_of
+from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, ignored, tree_of
+
+REMEMBERED = 8
+"""Commits whose contents are kept at hand."""
 
 __all__ = ["Source", "Worktree", "remove_tree", "scratch"]
 
@@ -39,6 +42,8 @@ class Source:
     def __init__(self, ctl: Path, start: origin.Start) -> None:
         self.ctl = ctl
         self._start = start
+        self._lock = threading.Lock()
+        self._trees: dict[str, Tree] = {}
 
     @classmethod
     @contextmanager
@@ -124,18 +129,29 @@ class Source:
             worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start)
         yield worktree
 
-    def _check_out(self, work: Path, private: Path, base: str) -> dict[bytes, Entry]:
-        tree = tree_of(git.controlled(self.ctl), base)
+    def _check_out(self, work: Path, private: Path, base: str) -> Tree:
+        tree = self._tree(base)
         work.mkdir(mode=0o700)
-        repository.make_private(private, work, self.ctl, self._start.algorithm, base)
+        repository.make_private(private, work, self.ctl, base)
         absent = self._start.absent & tree.keys()
         # The index is the agent's from here on: we never look into it again.
         ours = git.controlled(self.ctl, work_tree=work, index=private / "index")
+        if not absent:
+            ours.run("read-tree", "--reset", "-u", base)
+            return tree
         ours.run("read-tree", base)
-        if absent:
-            ours.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=b"\0".join(absent))
+        ours.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=b"\0".join(absent))
         ours.run("checkout-index", "--quiet", "--all", "--index")
         return tree
+
+    def _tree(self, base: str) -> Tree:
+        """What a commit holds; read once for all the sub-agents of a batch, which start from the same one."""
+        with self._lock:
+            if base not in self._trees:
+                self._trees[base] = tree_of(git.controlled(self.ctl), base)
+                while len(self._trees) > REMEMBERED:
+                    del self._trees[next(iter(self._trees))]
+            return self._trees[base]
 
 
 class Worktree:
@@ -150,9 +166,7 @@ class Worktree:
         start: Where the run started.
     """
 
-    def __init__(
-        self, ctl: Path, agent: str, path: Path, base: str, tree: dict[bytes, Entry], start: origin.Start
-    ) -> None:
+    def __init__(self, ctl: Path, agent: str, path: Path, base: str, tree: Tree, start: origin.Start) -> None:
         self.path, self.base = path, base
         self._git = git.controlled(ctl)
         self._ref = f"refs/rlm/{agent}"
@@ -219,7 +233,7 @@ class Worktree:
                 new[path] = old[path]
         return new
 
-    def _keep(self, commit: str, tree: dict[bytes, Entry], left: LeftOut) -> str:
+    def _keep(self, commit: str, tree: Tree, left: LeftOut) -> str:
         if not self._last and commit == self.base:
             self._git.run("update-ref", self._ref, commit)
         self._last, self._tree, self._notes = commit, tree, left.sentences()
