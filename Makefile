@@ -5,6 +5,7 @@ PYTHON ?=
 UV ?= uv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+EXTRAS = test
 DEMO_PROMPT = Find all TODO comments and fix the failing test
 
 VENV := $(if $(PYTHON),.venv-$(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
@@ -19,7 +20,7 @@ help:
 	@echo 'make demo    run an agent with sub-agents on a small repository; needs no key'
 	@echo 'make test    run the tests (PYTEST_ARGS="-k ledger -x" goes to pytest, WORKERS=4 for more processes)'
 	@echo 'make check   ruff, ruff format, mypy --strict, and the layers of the package'
-	@echo 'make bench   measure the overhead against a bare jupyter_client loop'
+	@echo 'make bench   measure starts, memory, fan-outs and overheads beside stock kernels; draws build/bench/fanout.png'
 	@echo 'make clean   remove the environments, the caches and what was built; recorded runs stay'
 	@echo
 	@echo 'PYTHON=python3.13 chooses the interpreter; UV= sets the environment up with pip although uv is there.'
@@ -47,6 +48,7 @@ check: environment
 	@out=$$($(BIN)/lint-imports) || { printf '%s\n' "$$out"; exit 1; }
 	@echo 'check: ruff, ruff format, mypy --strict and the layers are fine'
 
+bench: EXTRAS = test,bench
 bench: environment
 	@$(BIN)/python -m rlm_nb.bench
 
@@ -55,4 +57,4 @@ clean:
 	find rlm_nb tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 environment:
-	@UV='$(UV)' sh .ci/environment $(VENV) '$(PYTHON)'
+	@UV='$(UV)' EXTRAS='$(EXTRAS)' sh .ci/environment $(VENV) '$(PYTHON)'

@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 
-from rlm_nb.bench import iteration, ledger, save
+from rlm_nb.bench import fanout, iteration, ledger, memory, save, sdk, start
 from rlm_nb.bench.table import Row, show
 
 BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
+    "start": start.measure,
+    "memory": memory.measure,
     "iteration": iteration.measure,
+    "fanout": fanout.measure,
+    "sdk": sdk.measure,
     "save": save.measure,
     "ledger": ledger.measure,
 }

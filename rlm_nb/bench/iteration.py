@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jupyter_client import KernelManager
-
-from rlm_nb.bench.table import Row, milliseconds
+from rlm_nb.bench.kernels import stock_kernel
+from rlm_nb.bench.table import Expectation, Row, milliseconds
 from rlm_nb.config import Config, RLMSettings, RunsSettings
 from rlm_nb.controller import open_run
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.records import Iteration
 from rlm_nb.workspace.scratch import scratch
 
-LIMIT = 2.0
+EXPECTED = Expectation(1.5, reach=1.2)
 
 WARM_UP = 5
 """Iterations that are not counted: the first of them waits for the kernel, and all fill caches."""
@@ -40,7 +37,7 @@ def measure(quick: bool) -> Iterator[Row]:
     """The median of 100 iterations, each followed by its cell in the bare loop: what disturbs one disturbs both."""
     cells = list(islice(cycle(CELLS), WARM_UP + (10 if quick else 100)))
     ours, bare = [], []
-    with scratch() as folder, _stock_kernel(folder) as client, _run(folder, cells) as iterations:
+    with scratch() as folder, stock_kernel(folder / "stock") as (client, _), _run(folder, cells) as iterations:
         for cell in cells:
             outputs: list[dict[str, Any]] = []
             began = time.perf_counter()
@@ -53,8 +50,8 @@ def measure(quick: bool) -> Iterator[Row]:
             ours.append(between - began)
             bare.append(ended - between)
     ours, bare = ours[WARM_UP:], bare[WARM_UP:]
-    yield Row.at_most(
-        LIMIT,
+    yield Row.judged(
+        EXPECTED,
         median(ours) / median(bare),
         "an iteration, over its cell in a bare loop",
         milliseconds(ours),
@@ -77,21 +74,3 @@ def _run(folder: Path, cells: Sequence[str]) -> Iterator[Iterator[Iteration]]:
         yield iterations
         for _ in iterations:
             pass
-
-
-@contextmanager
-def _stock_kernel(folder: Path) -> Iterator[Any]:
-    """The client of a kernel as `jupyter_client` starts it, but for its files, which go to `folder`."""
-    manager = KernelManager(connection_file=str(folder / "stock.json"))
-    environment = {**os.environ, "IPYTHONDIR": str(folder / "ipython")}
-    manager.start_kernel(cwd=str(folder), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        client = manager.blocking_client()
-        client.start_channels()
-        try:
-            client.wait_for_ready(timeout=60)
-            yield client
-        finally:
-            client.stop_channels()
-    finally:
-        manager.shutdown_kernel(now=True)

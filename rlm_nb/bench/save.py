@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rlm_nb.bench.table import Row, milliseconds
+from rlm_nb.bench.table import Expectation, Row, milliseconds
 from rlm_nb.notebook.recorder import Recorder
 from rlm_nb.records import Asked, CellResult, Iterated, Iteration, Replied, Reply, Task, Usage
 from rlm_nb.workspace.scratch import scratch
 
-LIMIT = 3.0
+EXPECTED = Expectation(3, note="without the writing of its bytes")
 REPEATS = 20
 
 AGENT = "root"
@@ -32,13 +32,12 @@ def measure(quick: bool) -> Iterator[Row]:
         milliseconds(short.saves),
         milliseconds(short.writes),
     )
-    yield Row.at_most(
-        LIMIT,
+    yield Row.judged(
+        EXPECTED,
         (median(long.saves) - median(long.writes)) / median(short.saves),
         f"a save at {many} iterations ({long.size}), over the one at {few}",
         milliseconds(long.saves),
         milliseconds(long.writes),
-        note="without the writing of its bytes",
     )
 
 

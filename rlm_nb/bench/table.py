@@ -13,6 +13,34 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """A bound that a figure should keep, and a better one that it should come near.
+
+    Args:
+        limit: The bound.
+        reach: The better one; `None` where the bound is all that is wanted.
+        unit: Stands behind each figure: `×`, ` s`.
+        least: Whether the figure should be at least the bound, rather than at most.
+        note: More about the expectation.
+    """
+
+    limit: float
+    reach: float | None = None
+    unit: str = "×"
+    least: bool = False
+    note: str = ""
+
+    def __str__(self) -> str:
+        words = [f"{'≥' if self.least else '≤'} {self.limit:g}{self.unit}", self.note]
+        reach = "" if self.reach is None else f"\nreach for {self.reach:g}{self.unit}"
+        return " ".join(filter(None, words)) + reach
+
+    def holds(self, figure: float) -> bool:
+        """Whether the bound is kept. How near the figure comes to the better one is for people to judge."""
+        return figure >= self.limit if self.least else figure <= self.limit
+
+
+@dataclass(frozen=True)
 class Row:
     """One measurement, in words and figures as they are shown.
 
@@ -33,10 +61,10 @@ class Row:
     met: bool | None = None
 
     @classmethod
-    def at_most(cls, limit: float, ratio: float, what: str, ours: str, beside: str, note: str = "") -> Row:
-        """A ratio that should not pass a limit; `note` says more about the expectation."""
-        expected = f"≤ {limit:g}×{note and f' {note}'}"
-        return cls(what, ours, beside, f"{ratio:.2f}×", expected, met=ratio <= limit)
+    def judged(cls, expectation: Expectation, figure: float, what: str, ours: str, beside: str = "") -> Row:
+        """A row whose figure is held against an expectation."""
+        measured = f"{figure:.2f}{expectation.unit}"
+        return cls(what, ours, beside, measured, str(expectation), met=expectation.holds(figure))
 
 
 def milliseconds(seconds: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlm_nb.bench.table import Row, milliseconds, show
+from rlm_nb.bench.table import Expectation, Row, milliseconds, show
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,22 +30,36 @@ def cells(table: str) -> list[list[str]]:
     return [row for row in rows if row]
 
 
+VERDICTS = ("met", "not met")
+
+
 def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     """One run measures all, prints a row for each figure beside its expectation, and leaves no file behind."""
     before = set(clean_environment.iterdir())
     done = bench("--quick")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == ["measuring: iteration", "measuring: save", "measuring: ledger"]
-    iteration, short, long, ledger = cells(done.stdout)
+    named = [f"measuring: {name}" for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger")]
+    assert done.stderr.splitlines() == named
+    start, private, together, iteration, path, wall, growth, sdk, short, long, ledger = cells(done.stdout)
+    assert start[4] == "≥ 6× faster reach for 12×"
+    assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
+    assert private[4] == "≤ 40% of stock reach for 30%"
+    assert together[0].startswith("3 kernels alive: all memory of the 7 processes")
+    assert together[4] == "≤ 1.3 GB reach for 1 GB"
     assert iteration[0] == "an iteration, over its cell in a bare loop"
-    assert iteration[4:] in (["≤ 2×", "met"], ["≤ 2×", "not met"])
-    assert " ms " in iteration[1]
-    assert " ms " in iteration[2]
+    assert iteration[4] == "≤ 1.5× reach for 1.2×"
+    assert path[0] == "3 sub-agents, 3 calls each at 0.2 s, over the critical path"
+    assert path[2] == "0.80 s"
+    assert path[4] == "≤ 1.6× reach for 1.2×"
+    assert wall[4] == "≤ 2.5 s reach for 1.5 s"
+    assert growth[0].startswith("1, 2, 3 sub-agents")
+    assert sdk[4] == "≤ 20 ms reach for 12 ms"
     assert short[0].startswith("a save at 2 iterations (")
     assert short[3:] == ["", "", ""]
     assert long[0].startswith("a save at 20 iterations (")
     assert long[4] == "≤ 3× without the writing of its bytes"
-    assert long[5] in ("met", "not met")
+    for row in (start, private, together, iteration, path, wall, growth, sdk, long):
+        assert row[5] in VERDICTS
     assert ledger[3].endswith("operations/s")
     assert set(clean_environment.iterdir()) == before
 
@@ -56,16 +70,21 @@ def test_only_what_is_named() -> None:
     assert [row[0] for row in cells(done.stdout)] == ["a call reserved and settled"]
     refused = bench("leger")
     assert refused.returncode == 2
-    assert "there is no bench 'leger'; there are iteration, save, ledger" in refused.stderr
+    assert "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger" in refused.stderr
     assert not refused.stdout
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(1.99, "met"), (2.0, "met"), (2.01, "not met")])
-def test_a_limit_is_met_up_to_itself(ratio: float, verdict: str) -> None:
-    """The verdict beside a figure follows from the figure."""
+@pytest.mark.parametrize(
+    ("least", "figure", "verdict"),
+    [(False, 1.99, "met"), (False, 2.0, "met"), (False, 2.01, "not met"), (True, 2.0, "met"), (True, 1.99, "not met")],
+)
+def test_a_limit_is_met_up_to_itself(least: bool, figure: float, verdict: str) -> None:
+    """The verdict beside a figure follows from the limit alone; what to reach for is only shown."""
     file = io.StringIO()
-    show([Row.at_most(2, ratio, "a thing", "2 ms", "1 ms")], Console(file=file, width=110))
-    assert cells(file.getvalue()) == [["a thing", "2 ms", "1 ms", f"{ratio:.2f}×", "≤ 2×", verdict]]
+    expectation = Expectation(2, reach=5 if least else 1, least=least)
+    show([Row.judged(expectation, figure, "a thing", "2 ms", "1 ms")], Console(file=file, width=110))
+    expected = "≥ 2× reach for 5×" if least else "≤ 2× reach for 1×"
+    assert cells(file.getvalue()) == [["a thing", "2 ms", "1 ms", f"{figure:.2f}×", expected, verdict]]
 
 
 def test_a_time_has_its_spread() -> None:

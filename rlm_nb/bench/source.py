@@ -1,0 +1,23 @@
+"""The repository that the agents of a bench work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlm_nb.workspace import git
+
+FILES = 20
+
+
+def make(folder: Path) -> Path:
+    """A small repository with one commit."""
+    for number in range(FILES):
+        module = folder / f"package_{number % 4}" / f"module_{number}.py"
+        module.parent.mkdir(parents=True, exist_ok=True)
+        module.write_text(f"def answer():\n    return {number}\n" * 20, encoding="utf-8")
+    repository = git.controlled(folder / ".git", work_tree=folder)
+    repository.run("init", "--quiet")
+    repository.run("add", "--all")
+    who = ("-c", "user.name=Bench", "-c", "user.email=bench@localhost")
+    repository.run(*who, "commit", "--quiet", "--message=A start")
+    return folder
