@@ -13,6 +13,9 @@ from string import Template
 from rlm_nb.config import RLMSettings
 from rlm_nb.records import CellResult, Iteration, Task
 
+LEAST_SHOWN = 200
+"""Characters of a cell's output that are shown in any case."""
+
 Shown = Callable[[CellResult, int], str]
 
 
@@ -54,7 +57,8 @@ class Prompts:
 
     def after(self, iteration: Iteration, number: int, shown: Shown) -> str:
         """The message that brings what the cells of an iteration did."""
-        limit = self._settings.result_truncation_limit
+        # One limit for all cells of a reply, or many small ones would make a message that no model takes.
+        limit = max(LEAST_SHOWN, self._settings.result_truncation_limit // max(1, len(iteration.cells)))
         parts = []
         for index, cell in enumerate(iteration.cells, start=1):
             title = "Output" if len(iteration.cells) == 1 else f"Output of cell {index}"

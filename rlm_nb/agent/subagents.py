@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH = 1000
 """Tasks or prompts of one call."""
+
+ROOM = 48 << 20
+"""Bytes of JSON that the results of one call may take; the bridge takes a little more."""
 
 Spawn = Callable[[Task, Cancellation], AgentResult]
 """Runs one agent to its end, and raises what kept it from starting."""
@@ -104,7 +108,7 @@ class Queries:
 
         with ThreadPoolExecutor(min(len(items), self._settings.max_parallel), thread_name_prefix="rlm-agent") as pool:
             futures = [pool.submit(guarded, item) for item in items]
-            results: list[JSON] = []
+            results: list[dict[str, Any]] = []
             for future in futures:
                 try:
                     results.append(future.result())
@@ -118,6 +122,7 @@ class Queries:
                     # A surprise is no reason to lose the answers of its siblings, which are paid for.
                     log.exception("the controller failed at one of a batch")
                     results.append(_failed(f"the controller failed: {type(error).__name__}"))
+        results = _fitting(results)
         if single and results[0].get("error") is not None:
             raise SubAgentError(results[0]["error"])
         return results
@@ -134,6 +139,31 @@ def _texts(arguments: dict[str, JSON], name: str) -> list[str]:
 
 def _failed(why: str) -> dict[str, JSON]:
     return {"error": why, "status": "error"}
+
+
+def _fitting(results: Sequence[dict[str, Any]], room: int = ROOM) -> list[JSON]:
+    """The results with as much as the bridge can carry: small ones before large ones, answers before patches."""
+    fitting = [result | {"patch": None} if result.get("patch") else result for result in results]
+    sizes = [_size(result) for result in fitting]
+    for at in sorted(range(len(results)), key=sizes.__getitem__):
+        if sizes[at] <= room:
+            room -= sizes[at]
+        else:
+            agent = fitting[at].get("agent", "it")
+            why = f"{agent}: its answer of {sizes[at]:,} bytes is too large for the way here: ask for less"
+            kept = fitting[at].keys() - {"text", "value", "patch"}
+            fitting[at] = {name: fitting[at][name] for name in kept} | _failed(why)
+    patched = {at: _size(result["patch"]) for at, result in enumerate(results) if result.get("patch")}
+    for at in sorted(patched, key=patched.__getitem__):
+        if patched[at] <= room:
+            fitting[at]["patch"] = results[at]["patch"]
+            room -= patched[at]
+    return fitting
+
+
+def _size(value: JSON) -> int:
+    """Bytes of its JSON as the bridge writes it."""
+    return len(json.dumps(value))
 
 
 def _of_result(result: AgentResult) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class QueryResult(str):
         error: What went wrong, or `None`.
         cost: US dollars, with everything below it.
         patch: What the sub-agent changed, as a git patch against the state that it started from; `""` for nothing.
+            Raises `SubAgentError` when it was too large to be sent here.
         files: The paths that the patch touches.
         notebook: The recorded notebook's file name; `None` for a plain model call.
         agent: The sub-agent's path in the tree; `None` for a plain model call.
@@ -26,11 +27,11 @@ class QueryResult(str):
     status: str
     error: str | None
     cost: float
-    patch: str
     files: tuple[str, ...]
     notebook: str | None
     agent: str | None
     _value: JSON
+    _patch: str | None
 
     @classmethod
     def of(cls, reply: dict[str, Any]) -> Self:
@@ -41,7 +42,7 @@ class QueryResult(str):
         result.status = reply.get("status", "completed")
         result.error = error
         result.cost = reply.get("cost", 0) / 1e6
-        result.patch = reply.get("patch", "")
+        result._patch = reply.get("patch", "")
         result.files = tuple(reply.get("files", ()))
         result.notebook = reply.get("notebook")
         result.agent = reply.get("agent")
@@ -58,6 +59,16 @@ class QueryResult(str):
         if self.error is not None:
             raise SubAgentError(self.error)
         return self._value
+
+    @property
+    def patch(self) -> str:
+        """What the sub-agent changed. Raises `SubAgentError` when it was too large to be sent here."""
+        if self._patch is None:
+            raise SubAgentError(
+                f"the patch of {self.agent} is too large to be sent here; `.files` names what it touches: "
+                "ask for fewer or smaller files"
+            )
+        return self._patch
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickling a str subclass keeps its attributes only if told so.

@@ -105,6 +105,12 @@ def test_after_several_cells() -> None:
     assert blocks(text) == ["a\n", "b\n"]
 
 
+def test_many_cells_share_the_room() -> None:
+    """What fifty cells put out is not fifty times what one may show."""
+    message = prompts().after(iteration(*[cell("x" * 20_000)] * 50), 1, shown)
+    assert len(message) < 3 * 10_000
+
+
 @pytest.mark.parametrize("status", ["error", "interrupted", "timeout", "died"])
 def test_every_way_to_end_has_words(status: str) -> None:
     """No status of a cell goes unsaid."""

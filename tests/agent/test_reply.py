@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlm_nb.agent.reply import cells
+from rlm_nb.agent.reply import MAX_CELLS, cells
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,23 @@ def test_an_unclosed_fence() -> None:
     assert "cut off in the middle of a cell" in str(cut.fault)
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85"])
+def test_what_is_no_end_of_a_line(separator: str) -> None:
+    """Only a line feed, with a carriage return before it or not, ends a line: Python reads the same text."""
+    assert cells(f"```python\r\ns = 'a{separator}b'\r\nprint(s)\r\n```").code == (f"s = 'a{separator}b'\nprint(s)",)
+
+
+def test_a_reply_of_very_many_fences() -> None:
+    """The work grows with the length of the reply, and the number of cells is bounded."""
+    in_strings = cells("```python\n" + "s = (\n```\n" * 30_000)
+    assert in_strings.code
+    one_string = cells('```python\ns = """\n' + "```\n" * 30_000 + '"""\n```')
+    assert len(one_string.code) == 1
+    many = cells("```python\nx = 1\n```\n" * 1000)
+    assert len(many.code) == MAX_CELLS
+    assert "Only the first" in str(many.fault)
+
+
 def test_two_cells_in_order() -> None:
     """Several cells of one reply are all there, in their order."""
     assert cells("```python\na = 1\n```\nand\n```py\nFINAL(a)\n```").code == ("a = 1", "FINAL(a)")
@@ -60,6 +77,17 @@ def test_invented_output(claim: str) -> None:
     parsed = cells(f"```python\nprint(6 * 7)\n```\n{claim}\n```python\nFINAL(42)\n```")
     assert parsed.code == ("print(6 * 7)",)
     assert "made up the output" in str(parsed.fault)
+
+
+@pytest.mark.parametrize("fence", ["```", "```text", "```output"])
+def test_a_quoted_output(fence: str) -> None:
+    """A reply that begins by quoting what it has read goes on to its cell."""
+    assert cells(f"I saw this output:\n{fence}\n42\n```\nOn I go.\n```python\nFINAL(1)\n```").code == ("FINAL(1)",)
+
+
+def test_a_reply_that_is_all_invented() -> None:
+    """It runs nothing, and is told why."""
+    assert "made up the output" in str(cells("Output:\n```\n42\n```").fault)
 
 
 def test_bare_fences_beside_python() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from rlm_nb.agent.subagents import MAX_BATCH, Queries, Spawn
+from rlm_nb.bridge.messages import MAX_VALUE
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import RLMSettings
 from rlm_nb.errors import (
@@ -305,3 +307,27 @@ def test_a_budget_that_ends_in_mid_batch() -> None:
     answers = asked.llm({"prompts": ["cheap", "dear", "cheap"]}, Cancellation())
     assert [answer["status"] for answer in answers] == ["completed", "error", "completed"]
     assert answers[1]["error"] == "CostLimitError: limit reached: cost in US dollars: 5 of 5 used"
+
+
+def test_what_is_too_large_for_the_bridge() -> None:
+    """One result that cannot be carried costs no other one: patches stay behind first, then the largest answer."""
+    huge = "\N{DROMEDARY CAMEL}" * 3_000_000  # 12 bytes each, as the bridge writes them
+
+    def work(task: Task, cancel: Cancellation) -> AgentResult:
+        answer = huge if task.prompt in ("huge", "huge too") else "small"
+        patch = Patch(huge if task.prompt == "patched" else "diff", ("a.py",))
+        outcome = Outcome("completed", Answer(answer, "text"), "final", "")
+        return AgentResult(task.agent, outcome, patch, Path("x.ipynb"), total_cost=7)
+
+    asked = queries(Family(work))
+    results = asked.rlm({"tasks": ["small", "huge", "patched", "huge too"]}, Cancellation())
+    assert len(json.dumps(results)) < MAX_VALUE
+    assert [result["error"] is None for result in results] == [True, True, True, False]
+    assert [result.get("patch") for result in results] == ["diff", "diff", None, "diff"]
+    assert "root.4: its answer of 36,000," in results[3]["error"]
+    assert results[3]["cost"] == 7
+    assert len(asked.children) == 4
+    with pytest.raises(SubAgentError, match="too large"):
+        queries(Family(lambda task, cancel: ended(task, Outcome("completed", Answer(huge * 2, ""), "final", "")))).rlm(
+            {"tasks": ["one"], "single": True}, Cancellation()
+        )
