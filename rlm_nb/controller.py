@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -42,15 +42,12 @@ from rlm_nb.records import (
     Answer,
     Balance,
     CellResult,
-    Charged,
     Event,
     Iterated,
     Iteration,
     Notice,
     Outcome,
     Patch,
-    Reply,
-    Request,
     Task,
 )
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
@@ -76,6 +73,7 @@ class RunResult:
         balance: What the ledger holds in the end.
         patch_file: The root's edits as a patch; `None` when it changed nothing.
         repository: What the run worked on: an absolute path, or a URL.
+        faults: What of the run could not be kept, and why, in sentences; empty as a rule.
     """
 
     id: str
@@ -84,6 +82,7 @@ class RunResult:
     balance: Balance
     patch_file: Path | None
     repository: str = ""
+    faults: tuple[str, ...] = ()
 
 
 def ignore(event: Event) -> None:
@@ -212,9 +211,12 @@ class Run:
         self.started = time.time()
         self._result: RunResult | None = None
         self._iterations = self._run_root()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.write_state()
+        # At once: whoever does not wait for the end of a run that he stopped finds that he stopped it.
+        self._stack.enter_context(self.cancel.calling(lambda: self._write_stopped(CancelledError(self.cancel.reason))))
         return self
 
     def __exit__(
@@ -222,9 +224,13 @@ class Run:
     ) -> None:
         """Stop what still goes on, and say so in run.json."""
         self._iterations.close()
+        self._stack.close()
         if self._result is None:
-            with suppress(RLMError):  # what keeps the file from being written is on its way up already
-                self.write_state(error=error or CancelledError("it was left before its end"))
+            self._write_stopped(error or CancelledError("it was left before its end"))
+
+    def _write_stopped(self, error: BaseException) -> None:
+        with suppress(RLMError):  # what keeps the file from being written is on its way up already
+            self.write_state(error=error)
 
     @property
     def result(self) -> RunResult:
@@ -239,14 +245,20 @@ class Run:
 
     def _run_root(self) -> Generator[Iteration, None, None]:
         root = yield from self.agent(self.task, self.source.base, self.cancel, None, self.listen)
+        faults = [*root.faults, *([root.patch.error] if root.patch.error else ())]
         patch_file = None
         if root.patch.text:
-            patch_file = self.folder / "changes.patch"
-            write(patch_file, root.patch.text)
+            with _noting(faults):
+                write(self.folder / "changes.patch", root.patch.text)
+                patch_file = self.folder / "changes.patch"
+        balance = Balance(spent_cost=root.total_cost)
+        with _noting(faults):
+            balance = self.ledger.balance()
+        with _noting(faults):
+            self.write_state(root)
         self._result = RunResult(
-            self.folder.name, self.folder, root, self.ledger.balance(), patch_file, self.source.origin
+            self.folder.name, self.folder, root, balance, patch_file, self.source.origin, tuple(dict.fromkeys(faults))
         )
-        self.write_state(root)
 
     def agent(
         self, task: Task, base: str, cancel: Cancellation, parent: str | None, above: Listener
@@ -264,44 +276,51 @@ class Run:
             RLMError: What kept it from existing, or the root from its first iteration.
         """
         started = time.time()
-        with ExitStack() as stack:
-            begun = stack.enter_context(self.ledger.reserve_sandbox(task.agent))
-            stack.callback(self.ledger.release_agent, task.agent)
-            notebook = self.folder / f"{task.agent}.ipynb"
-            metered = MeteredModel(self.model, self.ledger, self.price, task.agent, self.config.model.max_tokens)
-            asker = _Asker(metered, task.agent, self.ledger, self.listen)
-            prompts = Prompts(task, self.config.rlm, _help(task, self.config), self._facts(task), self._status)
-            recorder = stack.enter_context(
-                Recorder.open(notebook, task=task, system=prompts.system(), about=self._about(), parent=parent)
-            )
-            tell = _both(recorder.listen, self.listen)
-            asker.listen = tell
-            above(AgentStarted(task.agent, task))
-            soft = stack.enter_context(cancel.child(earlier=self._finishing()))
-            home = stack.enter_context(_Home(partial(self._open, task, base, asker, recorder), soft))
-            begun()
-            agent = Agent(task, asker, home, prompts, self.config.rlm, tell, self.config.model.max_tokens)
-            try:
-                outcome = yield from agent.iterate(soft, cancel)
-            except RLMError as error:
-                if not task.depth:
-                    raise  # the run never began: it leaves nothing behind
-                why = f"It could not begin: {error}"
-                outcome = Outcome("error", Answer.of(f"No answer was reached. {why}"), "none", why)
-            result = AgentResult(
-                agent=task.agent,
-                outcome=outcome,
-                patch=home.patch(),
-                notebook=notebook,
-                cost=metered.cost,
-                total_cost=metered.cost + sum(child.total_cost for child in home.children()),
-                usage=metered.usage,
-                iterations=agent.completed,
-                children=tuple(home.children()),
-                started=started,
-                ended=time.time(),
-            )
-            recorder.finish(result)
+        result: AgentResult | None = None
+        try:
+            with ExitStack() as stack:
+                begun = stack.enter_context(self.ledger.reserve_sandbox(task.agent))
+                stack.callback(self.ledger.release_agent, task.agent)
+                notebook = self.folder / f"{task.agent}.ipynb"
+                prompts = Prompts(task, self.config.rlm, _help(task, self.config), self._facts(task), self._status)
+                recorder = stack.enter_context(
+                    Recorder.open(notebook, task=task, system=prompts.system(), about=self._about(), parent=parent)
+                )
+                tell = _both(recorder.listen, self.listen)
+                max_tokens = self.config.model.max_tokens
+                model = MeteredModel(self.model, self.ledger, self.price, task.agent, max_tokens, tell)
+                above(AgentStarted(task.agent, task))
+                soft = stack.enter_context(cancel.child(earlier=self._finishing()))
+                home = stack.enter_context(_Home(partial(self._open, task, base, model, recorder), soft))
+                begun()
+                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens)
+                try:
+                    outcome = yield from agent.iterate(soft, cancel)
+                except RLMError as error:
+                    if not task.depth:
+                        raise  # the run never began: it leaves nothing behind
+                    why = f"It could not begin: {error}"
+                    outcome = Outcome("error", Answer.of(f"No answer was reached. {why}"), "none", why)
+                home.rest()
+                result = AgentResult(
+                    agent=task.agent,
+                    outcome=outcome,
+                    patch=home.patch(),
+                    notebook=notebook,
+                    cost=model.cost,
+                    total_cost=model.cost + sum(child.total_cost for child in home.children()),
+                    usage=model.usage,
+                    iterations=agent.completed,
+                    children=tuple(home.children()),
+                    started=started,
+                    ended=time.time(),
+                )
+                recorder.finish(result)
+        except RLMError as error:
+            if result is None:
+                raise
+            # There is an answer, and it is paid for: what cannot be recorded costs no more than its record.
+            result = replace(result, faults=(str(error),))
         above(AgentEnded(task.agent, result))
         return result
 
@@ -337,7 +356,14 @@ class Run:
         write_json(self.folder / "run.json", state)
 
     def _open(
-        self, task: Task, base: str, asker: _Asker, recorder: Recorder, cancel: Cancellation, stack: ExitStack
+        self,
+        task: Task,
+        base: str,
+        model: MeteredModel,
+        recorder: Recorder,
+        cancel: Cancellation,
+        stack: ExitStack,
+        kernels: ExitStack,
     ) -> tuple[Worktree, KernelClient, Queries]:
         """An agent's worktree, with a kernel in it."""
         folder = stack.enter_context(scratch())
@@ -348,7 +374,7 @@ class Run:
             commit = tree.snapshot(f"{task.agent} asks for sub-agents")
             return partial(self._spawn, commit, recorder)
 
-        queries = Queries(task, self.config.rlm, prepare, asker, self.config.model.max_tokens)
+        queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
         kernel = KernelClient(
             self.launcher,
             folder,
@@ -363,7 +389,7 @@ class Run:
             partial(self._answer, task, queries),
             cancel,
         )
-        return tree, stack.enter_context(kernel), queries
+        return tree, kernels.enter_context(kernel), queries
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""
@@ -440,27 +466,41 @@ class Run:
 
 
 class _Home:
-    """An agent's worktree and kernel, opened in the background while the model is asked for the first time."""
+    """An agent's worktree and kernel, opened in the background while the model is asked for the first time.
+
+    Args:
+        work: Opens them; is given what stops it, and who closes the worktree and the kernel.
+        cancel: Stops that, and every call of the kernel's.
+    """
 
     def __init__(
-        self, work: Callable[[Cancellation, ExitStack], tuple[Worktree, KernelClient, Queries]], cancel: Cancellation
+        self,
+        work: Callable[[Cancellation, ExitStack, ExitStack], tuple[Worktree, KernelClient, Queries]],
+        cancel: Cancellation,
     ) -> None:
         self._work, self._cancel = work, cancel
-        self._stack = ExitStack()
+        self._stack, self._kernels = ExitStack(), ExitStack()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-home")
         self._opening: Future[tuple[Worktree, KernelClient, Queries]] | None = None
 
     def __enter__(self) -> Self:
         self._cancel = self._stack.enter_context(self._cancel.child())
-        self._opening = self._pool.submit(self._work, self._cancel, self._stack)
+        self._opening = self._pool.submit(self._work, self._cancel, self._stack, self._kernels)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cancel.cancel("the agent ended")  # nobody waits any more for a kernel that is only starting
-        self._pool.shutdown()
-        self._stack.close()
+        try:
+            self.rest()
+        finally:
+            self._stack.close()
+
+    def rest(self) -> None:
+        """End the kernel, and with it every call: nothing goes on below, and nothing more is written."""
+        self._cancel.cancel("the agent that asked for it ended")
+        self._pool.shutdown()  # nobody waits any more for a kernel that is only starting
+        self._kernels.close()
 
     def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
         """Run a cell, once there is a kernel."""
@@ -468,34 +508,20 @@ class _Home:
         return self._opening.result()[1].execute(code, cancel, on_output)
 
     def patch(self) -> Patch:
-        """What changed in the worktree, if there was one."""
+        """What changed in the worktree, if there was one; or why that cannot be told."""
         assert self._opening is not None
-        return Patch() if self._opening.exception() else self._opening.result()[0].patch()
+        if self._opening.exception():
+            return Patch()
+        try:
+            return self._opening.result()[0].patch()
+        except RLMError as error:
+            why = f"the edits could not be read: {error}"
+            return Patch(error=why, notes=(why,))
 
     def children(self) -> list[AgentResult]:
         """The sub-agents that were started here."""
         assert self._opening is not None
         return [] if self._opening.exception() else self._opening.result()[2].children
-
-
-class _Asker:
-    """The metered model, with everybody told what was charged."""
-
-    def __init__(self, metered: MeteredModel, agent: str, ledger: BudgetFile, listen: Listener) -> None:
-        self._metered, self._agent, self._ledger, self.listen = metered, agent, ledger, listen
-
-    def complete(
-        self,
-        request: Request,
-        cancel: Cancellation,
-        on_text: Callable[[str], None] | None = None,
-        *,
-        finishing: bool = False,
-    ) -> Reply:
-        try:
-            return self._metered.complete(request, cancel, on_text, finishing=finishing)
-        finally:
-            self.listen(Charged(self._agent, self._metered.cost, self._metered.usage, self._ledger.balance()))
 
 
 class _Audience:
@@ -520,6 +546,15 @@ class _Audience:
         """Raise what the listener raised, if it did."""
         if self._error is not None:
             raise self._error
+
+
+@contextmanager
+def _noting(faults: list[str]) -> Iterator[None]:
+    """What keeps the block from being done is noted, and keeps nothing else from being done."""
+    try:
+        yield
+    except RLMError as error:
+        faults.append(str(error))
 
 
 def _both(first: Listener, second: Listener) -> Listener:

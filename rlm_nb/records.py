@@ -232,6 +232,7 @@ class Patch:
         base: The commit in the run's `ctl.git` that it started from.
         commit: The commit in `ctl.git` that holds the end state.
         notes: What had to be left out, and why.
+        error: What kept the edits from being read at all, in a sentence; `text` is empty then, whatever was changed.
     """
 
     text: str = ""
@@ -239,6 +240,7 @@ class Patch:
     base: str = ""
     commit: str = ""
     notes: tuple[str, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ class AgentResult:
         iterations: How many turns it took.
         children: The sub-agents that it started, in order.
         started, ended: Seconds since the epoch.
+        faults: What of it could not be recorded, and why, in sentences; empty as a rule.
     """
 
     agent: str
@@ -269,6 +272,7 @@ class AgentResult:
     children: tuple[AgentResult, ...] = ()
     started: float = 0.0
     ended: float = 0.0
+    faults: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:

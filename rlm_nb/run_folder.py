@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from rlm_nb.config import Config
 from rlm_nb.errors import RunFolderError
 from rlm_nb.records import JSON, AgentResult
 from rlm_nb.workspace.scratch import remove_tree
+
+ATTEMPTS = 100
+"""Names that are tried for a run before we believe that something else is wrong."""
 
 
 @contextmanager
@@ -23,18 +27,21 @@ def run_folder(config: Config, keep: Callable[[], bool]) -> Iterator[Path]:
     Raises:
         RunFolderError: It cannot be made.
     """
-    runs = config.runs.dir.absolute()
-    made = _missing(runs)
-    folder = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    made: list[Path] = []
+    folder = None
     try:
-        folder.mkdir(parents=True)
+        runs = config.runs.dir.absolute()
+        made = _missing(runs)
+        folder = make_in(runs, _names())
         if runs in made:
             # Runs are often kept inside the repository that they work on.
             (runs / ".gitignore").write_text("*\n", encoding="utf-8")
         (folder / "config.yaml").write_text(config.as_yaml(), encoding="utf-8")
     except OSError as error:
         _take_away(folder, made)
-        raise RunFolderError(f"{runs}: runs cannot be recorded here: {error.strerror}; see --runs-dir") from error
+        raise RunFolderError(
+            f"{config.runs.dir}: runs cannot be recorded here: {error.strerror}; see --runs-dir"
+        ) from error
     try:
         yield folder
     except BaseException:
@@ -43,13 +50,29 @@ def run_folder(config: Config, keep: Callable[[], bool]) -> Iterator[Path]:
         raise
 
 
+def _names() -> Iterator[str]:
+    for _ in range(ATTEMPTS):
+        yield f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def make_in(runs: Path, names: Iterable[str]) -> Path:
+    """A new folder in `runs`, called by the first of the names that no other run has. Raises `OSError`."""
+    runs.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with suppress(FileExistsError):
+            (runs / name).mkdir()
+            return runs / name
+    raise FileExistsError(errno.EEXIST, "every name that was tried is taken")
+
+
 def _missing(folder: Path) -> list[Path]:
     """The folders on the way to `folder` that do not exist yet, deepest first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def _take_away(folder: Path, made: list[Path]) -> None:
-    remove_tree(folder)
+def _take_away(folder: Path | None, made: list[Path]) -> None:
+    if folder is not None:
+        remove_tree(folder)
     for path in made:
         others = [entry for entry in path.iterdir() if entry.name != ".gitignore"] if path.is_dir() else [path]
         if others:
@@ -71,6 +94,7 @@ def as_json(result: AgentResult) -> dict[str, Any]:
         "usage": vars(result.usage),
         "iterations": result.iterations,
         "files": list(result.patch.files),
+        "faults": [*([result.patch.error] if result.patch.error else ()), *result.faults],
         "commit": result.patch.commit,
         "started": result.started,
         "ended": result.ended,

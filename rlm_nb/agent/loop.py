@@ -74,6 +74,7 @@ class Agent:
         self._next = self.prompts.opening()
         self._number = 0
         self._useless = 0
+        self._given: Answer | None = None
         self.completed = 0
 
     def iterate(self, soft: Cancellation, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
@@ -90,8 +91,8 @@ class Agent:
             while self._number < self.settings.max_iterations:
                 soft.check()
                 iteration = yield from self._turn(soft)
-                if (answer := _final(iteration)) is not None:
-                    return Outcome("completed", answer, "final", "The agent called FINAL.")
+                if self._given is not None:
+                    return Outcome("completed", self._given, "final", "The agent called FINAL.")
                 if self._useless >= self.settings.max_failures:
                     return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
                 self._next = self.prompts.after(iteration, self._number, view.shown)
@@ -122,6 +123,7 @@ class Agent:
             ran.append(self._run(index, code, cancel))
             if ran[-1].status != "ok" or ran[-1].final is not None:
                 break
+        self._given = ran[-1].final if ran else None
         self._useless = 0 if ran else self._useless + 1
         self.completed += 1
         iteration = Iteration(
@@ -162,14 +164,16 @@ class Agent:
         """A limit was reached: one last turn, with the kernel, to give what there is."""
         self._next = self.prompts.last_turn(self._next, why)
         with suppress(RLMError):
-            iteration = yield from self._turn(hard, finishing=True)
-            if (answer := _final(iteration)) is not None:
-                return Outcome("partial", answer, "finishing turn", why)
+            yield from self._turn(hard, finishing=True)
+        if self._given is not None:
+            return Outcome("partial", self._given, "finishing turn", why)
         return self._rescued(why)
 
     def _broken(self, error: RLMError) -> Outcome:
         """Something ended for good what had begun well."""
         said = str(error).rstrip(".")
+        if self._given is not None:  # what failed came after it
+            return Outcome("partial", self._given, "final", f"The agent called FINAL, but the run broke off: {said}.")
         if isinstance(error, KernelError):
             return self._without(f"There is no kernel: {said}.", "error")
         what = "The model gave no reply" if isinstance(error, ModelError) else "The run cannot go on"
@@ -187,7 +191,3 @@ class Agent:
 
     def _without(self, why: str, status: Status) -> Outcome:
         return Outcome(status, Answer.of(f"No answer was reached. {why}"), "none", why)
-
-
-def _final(iteration: Iteration) -> Answer | None:
-    return next((cell.final for cell in iteration.cells if cell.final is not None), None)

@@ -174,7 +174,7 @@ def _of_result(result: AgentResult) -> dict[str, Any]:
         "status": result.status,
         "error": f"{result.agent}: {result.outcome.stop_reason}" if failed else None,
         "cost": result.total_cost,
-        "patch": result.patch.text,
+        "patch": None if result.patch.error else result.patch.text,
         "files": list(result.patch.files),
         "notebook": result.notebook.name,
         "agent": result.agent,

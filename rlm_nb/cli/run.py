@@ -149,8 +149,10 @@ def run_to_its_end(begin: Callable[..., RunResult], view: View, keys: Keys, outp
             return interruption.exit_code
         for line in summary(result):
             tell(keys.redact(line))
-        delivered = _deliver(result.root, output)
-        return interruption.exit_code or EXIT_CODE[result.root.status if delivered else "error"]
+        for fault in result.faults:
+            tell(keys.redact(f"Error: {fault}"))
+        whole = _deliver(result.root, output) and not result.faults
+        return interruption.exit_code or EXIT_CODE[result.root.status if whole else "error"]
 
 
 def _followed(begin: Callable[..., RunResult], view: View, interruption: Interruption) -> RunResult:
@@ -260,7 +262,7 @@ def summary(result: RunResult) -> list[str]:
         f"{root.status}: {headline(root.outcome.stop_reason)}",
         f"notebook: {_short(root.notebook)}",
         f"patch:    {patch}",
-        *(f"          {headline(note)}" for note in root.patch.notes),
+        *(f"          {headline(note)}" for note in root.patch.notes if note not in result.faults),
         f"took:     {', '.join(took)}",
     ]
 

@@ -12,8 +12,8 @@ from decimal import Decimal
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import BudgetSettings, TokenPrices
 from rlm_nb.errors import UnknownModelError
-from rlm_nb.protocols import CallLease, Ledger, Model, Price
-from rlm_nb.records import Message, Reply, Request, Usage
+from rlm_nb.protocols import CallLease, Ledger, Listener, Model, Price
+from rlm_nb.records import Charged, Message, Reply, Request, Usage
 
 MESSAGE_OVERHEAD = 16
 """Tokens that a provider may add around each message and the system prompt: roles, separators, cache marks."""
@@ -30,10 +30,19 @@ class MeteredModel:
         price: What the model's tokens cost; see `price_for`.
         agent: Whose calls these are.
         max_tokens: The longest reply that is asked for, whatever a request says.
+        listen: Told of each charge.
     """
 
-    def __init__(self, model: Model, ledger: Ledger, price: Price, agent: str, max_tokens: int) -> None:
-        self._model, self._ledger, self._price = model, ledger, price
+    def __init__(
+        self,
+        model: Model,
+        ledger: Ledger,
+        price: Price,
+        agent: str,
+        max_tokens: int,
+        listen: Listener = lambda event: None,
+    ) -> None:
+        self._model, self._ledger, self._price, self._listen = model, ledger, price, listen
         self._agent, self._max_tokens = agent, max_tokens
         self._lock = threading.Lock()
         self._cost, self._usage, self._calls = 0, Usage(), 0
@@ -110,6 +119,8 @@ class MeteredModel:
             self._calls += 1
             self._cost += cost
             self._usage += usage or Usage()
+            charged = Charged(self._agent, self._cost, self._usage, self._ledger.balance())
+        self._listen(charged)
         return cost
 
     def _is_free(self) -> bool:

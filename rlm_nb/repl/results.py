@@ -18,7 +18,7 @@ class QueryResult(str):
         error: What went wrong, or `None`.
         cost: US dollars, with everything below it.
         patch: What the sub-agent changed, as a git patch against the state that it started from; `""` for nothing.
-            Raises `SubAgentError` when it was too large to be sent here.
+            Raises `SubAgentError` when it could not be sent here.
         files: The paths that the patch touches.
         notebook: The recorded notebook's file name; `None` for a plain model call.
         agent: The sub-agent's path in the tree; `None` for a plain model call.
@@ -62,11 +62,11 @@ class QueryResult(str):
 
     @property
     def patch(self) -> str:
-        """What the sub-agent changed. Raises `SubAgentError` when it was too large to be sent here."""
+        """What the sub-agent changed. Raises `SubAgentError` when it could not be sent here."""
         if self._patch is None:
             raise SubAgentError(
-                f"the patch of {self.agent} is too large to be sent here; `.files` names what it touches: "
-                "ask for fewer or smaller files"
+                f"the patch of {self.agent} could not be sent here, or is too large for that; `.files` names what is "
+                "known of it: ask for fewer or smaller files"
             )
         return self._patch
 

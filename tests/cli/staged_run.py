@@ -71,7 +71,11 @@ def main() -> None:
         listen(AgentEnded("root", root))
         balance = Balance(20_000, spent=Usage(1000, 50))
         return SimpleNamespace(
-            root=root, balance=balance, repository="https://example.org/repo", patch_file=Path("runs/x/changes.patch")
+            root=root,
+            balance=balance,
+            repository="https://example.org/repo",
+            patch_file=Path("runs/x/changes.patch"),
+            faults=(),
         )
 
     with door(verbose) as keys:

@@ -51,7 +51,7 @@ def test_a_patch_too_large_to_be_sent() -> None:
     """The answer is there, and whoever wants the patch is told that it is not here."""
     result = QueryResult.of({"text": "done", "value": "done", "patch": None, "files": ["big"], "agent": "root.1"})
     assert (result.ok, result.answer, result.files) == (True, "done", ("big",))
-    with pytest.raises(SubAgentError, match=r"the patch of root\.1 is too large"):
+    with pytest.raises(SubAgentError, match=r"the patch of root\.1 could not be sent"):
         result.patch
 
 

@@ -138,7 +138,7 @@ def test_while_sub_agents_run(shell: Shell, repository: Path, tmp_path: Path) ->
 
 
 def test_a_second_ctrl_c_does_not_wait(shell: Shell, repository: Path, tmp_path: Path) -> None:
-    """Every process and folder is gone at once, and the notebook on disk is whole."""
+    """Every process and folder is gone at once, the notebook on disk is whole, and `run.json` says how it ended."""
     code = cell(f"import time; Path({str(tmp_path)!r}, 'begun').touch()", DEAF)
     settings = shell.settings(kernel={"interrupt_grace": 600})
     with shell.start(repository, "--model", shell.script({"root": [code]}), "-c", settings) as going:
@@ -149,6 +149,7 @@ def test_a_second_ctrl_c_does_not_wait(shell: Shell, repository: Path, tmp_path:
         going.press()
         ended = going.end()
     assert ended.code == 130
+    assert (ended.state["status"], ended.state["stop_reason"]) == ("partial", "interrupted by the user")
     assert read(ended.run / "root.ipynb").outcome is None
 
 
