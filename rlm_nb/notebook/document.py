@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,11 @@ import nbformat
 from nbformat.v4.rwbase import split_lines
 
 from rlm_nb.errors import RunFolderError
+from rlm_nb.notebook import indented
 from rlm_nb.notebook.metadata import Node
+
+Head = Callable[[], tuple[Node, Mapping[str, Any]]]
+"""Draws the cell that tells how things stand, and the notebook's own metadata."""
 
 PAUSE = 0.5
 """Seconds between two saves while a cell streams."""
@@ -40,6 +43,7 @@ class Document:
         self._texts: dict[str, bytes] = {}  # of the same cells in the same order, each with what stands after it
         self._stale: set[str] = set()
         self._metadata: Mapping[str, Any] = {}
+        self._draw_head: Head | None = None
         self._frame: tuple[bytes, bytes] | None = None
         self._failed = False
         self._saved = True
@@ -85,11 +89,17 @@ class Document:
             self._stale.add(node["id"])
             self._saved = False
 
-    def describe(self, metadata: Mapping[str, Any]) -> None:
-        """Replace the notebook's own metadata."""
+    def describe(self, draw: Head) -> None:
+        """Replace a cell and the notebook's own metadata by what `draw` gives, once somebody saves.
+
+        What heads a notebook changes with every event, and is drawn no oftener than it is written. The first time it
+        is drawn at once, so that its cell stands above those that are put later.
+        """
         with self._lock:
-            self._metadata, self._frame = metadata, None
+            self._draw_head = draw
             self._saved = False
+            if not self._nodes:
+                self._draw()
 
     def save_soon(self) -> None:
         """Save within `PAUSE` seconds or so, together with whatever else changes until then."""
@@ -131,6 +141,7 @@ class Document:
 
     def _text(self) -> bytes:
         """The whole file. Only what changed is written as JSON anew."""
+        self._draw()
         for name in self._stale:
             self._texts[name] = _cell_text(self._nodes[name]) + b",\n"
         self._stale.clear()
@@ -138,6 +149,14 @@ class Document:
         opening, closing = self._frame
         *cells, last = self._texts.values()
         return b"".join([opening, *cells, last.removesuffix(b",\n"), closing])
+
+    def _draw(self) -> None:
+        if self._draw_head is not None:
+            node, self._metadata = self._draw_head()
+            self._nodes[node["id"]] = node
+            self._texts.setdefault(node["id"], b"")
+            self._stale.add(node["id"])
+            self._draw_head, self._frame = None, None
 
     def _save_when_due(self) -> None:
         while not self._closed.is_set():
@@ -192,8 +211,7 @@ def _written(nodes: list[Node], metadata: Mapping[str, Any]) -> bytes:
 
 def _dumped(notebook: Mapping[str, Any]) -> str:
     """What `nbformat.v4.writes` gives, without its deep copies, which take longer than the rest: we have a copy."""
-    lines = split_lines(nbformat.v4.to_notebook(notebook))
-    return json.dumps(lines, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True, separators=(",", ": "))
+    return indented.dumps(split_lines(nbformat.v4.to_notebook(notebook)))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

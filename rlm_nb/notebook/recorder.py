@@ -213,8 +213,8 @@ class Recorder:
                 self._state_head()
 
     def _state_head(self) -> None:
-        self._document.describe(write_notebook(self._head))
-        self._document.put(layout.head(self._head))
+        head = self._head
+        self._document.describe(lambda: (layout.head(head), write_notebook(head)))
 
 
 def _place(child: Child) -> list[int]:
