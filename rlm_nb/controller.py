@@ -156,19 +156,19 @@ def open_run(
 
     Arguments and exceptions are those of `run`. A run that the block leaves before its end is stopped there.
     """
-    model = model or get_model(config, secrets or {})
-    price = price_for(model, config.budget)
-    if context is not None:
-        context = _readable(context)
     with ExitStack() as stack:
+        # First of all: what kernels are forked from takes a third of a second to get warm, and an SDK longer to import.
+        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
+        model = model or get_model(config, secrets or {})
+        price = price_for(model, config.budget)
+        if context is not None:
+            context = _readable(context)
         limits = _limits(config)
         cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
         audience = _Audience(listen, cancel)
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
-        # First of all: what kernels are forked from takes half a second to get warm.
-        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
         origin = stack.enter_context(
             Source.open(
                 str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel

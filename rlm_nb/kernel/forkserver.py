@@ -10,12 +10,14 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -28,23 +30,38 @@ KERNEL = "rlm_nb.repl.kernel"
 
 
 def main() -> None:
-    """Import, then fork until the socket is closed; requests that come early wait in it."""
+    """Import, then fork until the socket is closed; requests that come early wait in it.
+
+    A kernel that is asked for goes before imports that can wait.
+    """
     requests = socket.socket(fileno=int(sys.argv[1]))
     requests.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors report for themselves
     gc.disable()  # what is imported stays
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import_module(KERNEL).preload()
-    gc.collect()
-    gc.freeze()
-    while request := _receive(requests):
+    warming = import_module(KERNEL).preload()
+    is_warm = _warm_up(warming)
+    while True:
+        if not is_warm and not select.select([requests], [], [], 0)[0]:
+            is_warm = _warm_up(warming)
+            continue
+        request = _receive(requests)
+        if request is None:
+            return
         if os.fork() == 0:
             requests.close()
             _become_supervisor(*request)
         for descriptor in request[1]:
             os.close(descriptor)
+
+
+def _warm_up(imports: Iterator[None]) -> bool:
+    """Import a little more; whether that was all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        is_warm = next(imports, imports) is imports
+    gc.freeze()
+    return is_warm
 
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ipykernel import ipkernel
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
 
 from rlm_nb.bridge.client import VARIABLE
@@ -68,6 +70,13 @@ class Stream(OutStream):  # type: ignore[misc]
             super().flush()
 
 
+class BareProfile(ProfileDir):  # type: ignore[misc]
+    """A profile that is one empty folder: a kernel that lasts as long as its agent has no use for six of them."""
+
+    def _mkdir(self, path: str, mode: int | None = None) -> bool:
+        return False
+
+
 class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
     """Starts the kernel without history, colours or anybody's configuration."""
 
@@ -85,6 +94,10 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
                 Kernel={"_execute_sleep": 0.0},
             )
         )
+
+    def init_profile_dir(self) -> None:
+        """A folder for `%store` and its kin, with nothing in it."""
+        self.profile_dir = BareProfile(location=str(Path(self.ipython_dir, "profile_default")))
 
     def init_config_files(self) -> None:
         """Copy none either."""
@@ -110,10 +123,9 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
         extension.load(self.shell)
 
 
-MODULES = (
+FIRST = (
     "IPython.core.completer",
     "IPython.core.completerlib",
-    "IPython.core.debugger",
     "IPython.core.historyapp",
     "IPython.core.logger",
     "IPython.core.magics",
@@ -121,24 +133,30 @@ MODULES = (
     "IPython.extensions.storemagic",
     "IPython.lib.pretty",
     "ipykernel.displayhook",
-    "ipykernel.heartbeat",
     "ipykernel.iostream",
     "ipykernel.subshell_manager",
     "ipykernel.zmqshell",
-    "jedi",
-    "pygments.formatters",
-    "pygments.lexers.python",
-    "sqlite3",
     "tornado.ioloop",
     "tornado.locks",
     "tornado.platform.asyncio",
     "tornado.queues",
     "zmq.eventloop.zmqstream",
-    "encodings.idna",
     "faulthandler",
-    "stack_data",
 )
-"""What a kernel has loaded by the time that its first cells have run."""
+"""What a kernel has loaded by the time that it has run a cell."""
+
+LATER = (
+    "IPython.core.debugger",
+    "stack_data",
+    "pygments.formatters.terminal256",
+    "pygments.lexers.python",
+    "pygments.styles",
+    "pexpect",
+    "ipykernel.heartbeat",
+    "sqlite3",
+    "encodings.idna",
+)
+"""What it loads when a cell raises or runs a `!command`, and for what nearly every agent does some time."""
 
 
 def main() -> None:
@@ -147,12 +165,19 @@ def main() -> None:
     RLMKernelApp.launch_instance()
 
 
-def preload() -> None:
-    """Import what a kernel needs, for processes that are forked afterwards. Starts no thread."""
+def preload() -> Iterator[None]:
+    """Import what a kernel needs, for processes that are forked afterwards; starts no thread.
+
+    Yields as soon as a kernel can run a cell, and again after each import that can wait.
+    """
     leave_out_debugpy()
-    for name in MODULES:
+    for name in FIRST:
         import_module(name)
     sysconfig.get_paths()  # read from a file the first time
+    yield
+    for name in LATER:
+        import_module(name)
+        yield
 
 
 def leave_out_debugpy() -> None:
