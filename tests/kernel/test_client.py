@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.errors import KernelDiedError
+from rlm_nb.errors import KernelDiedError, KernelStartError
 from tests.kernel.conftest import Bench, Start, text
 
 T = TypeVar("T")
@@ -32,9 +32,10 @@ def test_variables_stay(bench: Bench) -> None:
 
 
 def test_shell_bash_and_await(bench: Bench) -> None:
-    """`!shell`, `%%bash` and top-level `await` work."""
+    """`!shell`, `%%bash`, `%pip` and top-level `await` work."""
     assert "one" in text(bench.run("!echo one").outputs)
     assert text(bench.run("%%bash\necho two").outputs) == "two\n"
+    assert text(bench.run("%pip --version").outputs).startswith("pip ")
     assert text(bench.run("import asyncio\nawait asyncio.sleep(0)\nprint('three')").outputs) == "three\n"
 
 
@@ -61,6 +62,20 @@ def test_text_that_utf8_cannot_hold(bench: Bench, code: str) -> None:
     notebook = new_notebook(cells=[new_code_cell(code, outputs=[nbformat.from_dict(o) for o in result.outputs])])
     nbformat.validate(notebook)
     assert "ud800" in nbformat.writes(notebook).encode("utf-8").decode()
+
+
+def test_bytes_that_are_no_text(bench: Bench) -> None:
+    """What programs print arrives as text, whatever it was; what goes past Python's streams goes to the log."""
+    for code in (
+        r"!printf 'a\377\n'",
+        r"import os; os.write(1, b'\xff\xfe'); print('a')",
+        r"print(b'a\xff'.decode('latin-1'))",
+    ):
+        result = bench.run(code)
+        assert result.status == "ok", result
+        assert "a" in text(result.outputs)
+        cell = new_code_cell(outputs=[nbformat.from_dict(output) for output in result.outputs])
+        nbformat.validate(new_notebook(cells=[cell]))
 
 
 def test_input_fails_at_once(bench: Bench) -> None:
@@ -283,6 +298,12 @@ def test_death_while_idle(start: Start) -> None:
     result = _until(lambda: own.run("1 + 1"), lambda r: bool(r.events))
     assert "ended" in result.events[0]
     assert "exit code 4" in " ".join(result.events)
+
+
+def test_a_kernel_that_does_not_start_in_time(start: Start) -> None:
+    """An error that says so, and nothing is left of it."""
+    with pytest.raises(KernelStartError, match=r"not ready after 0\.001 seconds"):
+        start(start_timeout=0.001)
 
 
 def test_restarts_are_bounded(start: Start) -> None:

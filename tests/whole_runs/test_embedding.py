@@ -9,7 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import rlm_nb
 from rlm_nb.errors import RLMError
@@ -52,6 +54,21 @@ def test_inside_an_event_loop(repository: Path, config: rlm_nb.Config) -> None:
         assert await turning > 10
 
     asyncio.run(main())
+
+
+def test_inside_a_notebook(repository: Path, tmp_path: Path) -> None:
+    """In a cell of a stock Jupyter kernel, whose own event loop runs meanwhile; its output stays as it was."""
+    cell = f"""
+import rlm_nb
+from rlm_nb.models.scripted import ScriptedModel
+config = rlm_nb.load_config(flags={{"runs": {{"dir": {str(tmp_path / "runs")!r}}}}})
+result = rlm_nb.run("Count.", {str(repository)!r}, config, model=ScriptedModel.of({TWO_TURNS!r}))
+print(result.root.answer.value)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (cell, cell, "print(6)")])
+    NotebookClient(notebook, kernel_name="python3", timeout=100).execute()
+    said = [[output["text"] for output in cell["outputs"]] for cell in notebook.cells]
+    assert said == [["3\n"], ["3\n"], ["6\n"]]
 
 
 def test_two_at_once(repository: Path, config: rlm_nb.Config) -> None:
