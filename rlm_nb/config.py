@@ -26,6 +26,12 @@ KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 """The secrets that we know by name: read by the controller, never handed to a kernel, never written down."""
 
 
+SMALLEST_MEMORY = 256 << 20
+"""Bytes: what a kernel needs to start, and to run a first cell."""
+
+_AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|(?P<prefix>[kmgt])?(?P<binary>i(?=b))?b?)")
+
+
 class Section(BaseModel):
     """A part of the settings: nothing unknown in it, nothing changed after it was read."""
 
@@ -39,6 +45,17 @@ class Section(BaseModel):
         if isinstance(value, bool) and wanted & {int, float}:
             raise PydanticCustomError("int_type" if int in wanted else "float_type", "not a number")
         return value
+
+
+def _bytes(amount: Any, whole: int) -> int:
+    """`4GiB`, `500 MB` or `4000000000`; or a share of the whole, such as `50%`."""
+    found = _AMOUNT.fullmatch(str(amount).strip().lower()) if isinstance(amount, int | str) else None
+    number = float(found["number"]) if found else 0.0
+    if found is None or (found["unit"] == "%" and not 0 < number <= 100):
+        raise PydanticCustomError("amount", "expected bytes, text such as 4GiB, or a share such as 50%")
+    if found["unit"] == "%":
+        return int(number / 100 * whole)
+    return int(number * (1024 if found["binary"] else 1000) ** " kmgt".index(found["prefix"] or " "))
 
 
 class ModelSettings(Section):
@@ -94,6 +111,20 @@ class KernelSettings(Section):
     interrupt_grace: float = Field(5, gt=0)
     max_restarts: int = Field(3, ge=0)
     max_output_bytes: int = Field(1_000_000, ge=1000)
+    memory_limit: int | str | None = "50%"
+    processes: int | None = Field(512, ge=16)
+    open_files: int | None = Field(4096, ge=256)
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _is_an_amount(cls, value: Any) -> Any:
+        if value is not None and _bytes(value, whole=SMALLEST_MEMORY * 100) < SMALLEST_MEMORY:
+            raise PydanticCustomError("too_little", "a kernel needs at least 256MiB")
+        return value
+
+    def memory_bytes(self, machine: int) -> int | None:
+        """The limit of memory in bytes, on a machine that has `machine` of them; `None` for no limit."""
+        return None if self.memory_limit is None else max(SMALLEST_MEMORY, _bytes(self.memory_limit, whole=machine))
 
 
 class RunsSettings(Section):

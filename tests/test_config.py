@@ -227,6 +227,40 @@ def test_each_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         config.load(Path("mine.yaml"), {"rlm": {"max_depth": -6}})
 
 
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("4GiB", 4 << 30),
+        ("800 mb", 800_000_000),
+        ("1.5g", 1_500_000_000),
+        ("2000000000", 2_000_000_000),
+        ("25%", 4 << 30),
+    ],
+)
+def test_amounts_of_memory(monkeypatch: pytest.MonkeyPatch, text: str, amount: int) -> None:
+    """Bytes, text with a unit, or a share of the machine's; `null` is no limit."""
+    monkeypatch.setenv("RLM_KERNEL_MEMORY_LIMIT", text)
+    assert config.load().kernel.memory_bytes(16 << 30) == amount
+    monkeypatch.setenv("RLM_KERNEL_MEMORY_LIMIT", "null")
+    assert config.load().kernel.memory_bytes(16 << 30) is None
+
+
+@pytest.mark.parametrize("text", ["much", "0%", "101%", "4GiB each", "-1", "1.5", "[1]", "1e9", "''"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    """The sentence shows what one looks like."""
+    assert refusal(f"kernel: {{memory_limit: {text}}}").startswith(
+        "mine.yaml: kernel.memory_limit: expected bytes, text such as 4GiB, or a share such as 50%, found "
+    )
+
+
+def test_too_little_memory() -> None:
+    """Less than a kernel needs is refused; a share may not come out below that either."""
+    assert "kernel.memory_limit: a kernel needs at least 256MiB, found '100MB'" in refusal(
+        "kernel: {memory_limit: 100MB}"
+    )
+    assert config.KernelSettings().memory_bytes(100 << 20) == 256 << 20
+
+
 # Secrets, and what is never changed.
 
 

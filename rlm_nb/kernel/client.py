@@ -90,6 +90,7 @@ class KernelClient:
             status, error = self._session.run(code, cell, cancel, self._settings)
         finally:
             self._running = None
+        events += self._session.process.explain(error)
         if self._session.ended:
             how = self._session.process.how_it_ended()
             if status == "died":
@@ -135,7 +136,7 @@ class KernelClient:
             self._answer,
             self._cancel,
             cancel,
-            self._settings.start_timeout,
+            self._settings,
         )
 
     def _discard(self) -> None:

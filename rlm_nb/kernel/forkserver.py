@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NoReturn
 
+from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.supervisor import supervise
 
 MAX_REQUEST, MAX_DESCRIPTORS = 1 << 17, 8
@@ -74,6 +75,7 @@ def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoRet
     side_fd, log, *kept = descriptors
     side = socket.socket(fileno=side_fd)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    limits = Limits.from_text(request["limits"])
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(log, 1)
@@ -85,20 +87,21 @@ def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoRet
         pid = os.fork()
         if pid == 0:
             side.close()
-            _become_kernel(request, kept)
+            _become_kernel(request, kept, limits)
         for descriptor in kept:
             os.close(descriptor)
         return pid
 
     os.setsid()  # out of reach of signals for the controller's terminal
-    supervise(side, start)
+    supervise(side, start, limits)
 
 
-def _become_kernel(request: dict[str, Any], kept: list[int]) -> NoReturn:
+def _become_kernel(request: dict[str, Any], kept: list[int], limits: Limits) -> NoReturn:
     """Be for the kernel what a new process would be, and run it."""
     code = 1
     try:
         os.setsid()
+        limits.apply()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -24,7 +23,8 @@ from jupyter_client.kernelspec import KernelSpec
 from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import KernelStartError
-from rlm_nb.kernel import environment
+from rlm_nb.kernel import causes, environment
+from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess
 
 MAX_MESSAGE = 64 << 20
@@ -73,18 +73,19 @@ class Launcher:
         """Run a coroutine of jupyter_client's in the loop, and wait for it here."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def start(self, folder: Path, workdir: Path, wire: int) -> Process:
+    def start(self, folder: Path, workdir: Path, wire: int, limits: Limits) -> Process:
         """Start a kernel process; it is ready once it has said hello on the bridge.
 
         Args:
             folder: The agent's own folder, for HOME, temporary files, sockets and the log.
             workdir: Where cells run.
             wire: The file descriptor of the kernel's end of the bridge.
+            limits: What the kernel, and all that it starts, may take of the machine.
 
         Raises:
             KernelStartError: The process could not be started at all.
         """
-        return Process(self, folder, workdir, wire)
+        return Process(self, folder, workdir, wire, limits)
 
 
 def can_fork() -> bool:
@@ -104,8 +105,10 @@ class _Manager(AsyncKernelManager):  # type: ignore[misc]
 class Process:
     """One kernel process and the channels to it."""
 
-    def __init__(self, launcher: Launcher, folder: Path, workdir: Path, wire: int) -> None:
-        self._launcher = launcher
+    def __init__(self, launcher: Launcher, folder: Path, workdir: Path, wire: int, limits: Limits) -> None:
+        self._launcher, self._limits = launcher, limits
+        self._told = 0
+        self._memory_kills = memory_kills()
         self._log = folder / "kernel.log"
         with ExitStack() as stack:
             sockets = stack.enter_context(_socket_folder(folder))
@@ -116,7 +119,11 @@ class Process:
             self._manager.transport_encryption = "disabled"
             launcher.run(
                 self._manager.start_kernel(
-                    cwd=str(workdir), env=_environment(folder), descriptors={VARIABLE: wire}, log=self._log
+                    cwd=str(workdir),
+                    env=_environment(folder),
+                    descriptors={VARIABLE: wire},
+                    log=self._log,
+                    limits=limits,
                 )
             )
             self._stack = stack.pop_all()
@@ -154,7 +161,9 @@ class Process:
         while not said_hello.wait(0.02):
             cancel.check()
             if (code := self.exit_code()) is not None:
-                raise KernelStartError(f"the kernel ended while it was starting ({_ended(code)}){self._log_tail()}")
+                raise KernelStartError(
+                    f"the kernel ended while it was starting ({self._ended(code)}){self._log_tail()}"
+                )
             if time.monotonic() > end:
                 raise KernelStartError(f"the kernel was not ready after {timeout:g} seconds{self._log_tail()}")
         while True:
@@ -174,9 +183,19 @@ class Process:
         return self._process.poll()
 
     def how_it_ended(self) -> str:
-        """For people and models: `exit code 3`, `signal SIGSEGV`."""
+        """For people and models: `exit code 3`, `signal SIGSEGV`, `signal SIGKILL, because …`."""
         code = self.exit_code()
-        return _ended(code) if code is not None else "it still runs"
+        return self._ended(code) if code is not None else "it still runs"
+
+    def begin_cell(self) -> None:
+        """What happens from now on is this cell's doing."""
+        self._memory_kills = memory_kills()
+
+    def explain(self, error: str | None) -> list[str]:
+        """What limits had to do with this error, and what was killed for them since the last question: sentences."""
+        self.exit_code()  # what was reported meanwhile
+        passed, self._told = self._process.passed[self._told :], len(self._process.passed)
+        return [*causes.of_error(error, self._limits), *causes.of_losses(passed, self._limits)]
 
     def interrupt(self) -> None:
         """Ask the kernel to interrupt its cell, and what the cell started."""
@@ -199,6 +218,10 @@ class Process:
         self._manager.cleanup_connection_file()
         self._manager.cleanup_ipc_files()
         await self._manager.cleanup_resources()
+
+    def _ended(self, code: int) -> str:
+        ran_out = memory_kills() > self._memory_kills
+        return causes.of_death(code, self._process.passed, self._limits, memory_ran_out=ran_out)
 
     def _log_tail(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
@@ -231,12 +254,3 @@ def _socket_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A 0700 folder whose path leaves room for the name of a unix socket."""
     short = len(os.fsencode(folder)) + len("/s-12345678/k-5") <= _UNIX_PATH
     return tempfile.TemporaryDirectory(prefix="s-" if short else "rlm-s-", dir=folder if short else "/tmp")
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

@@ -23,6 +23,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 
 from rlm_nb.errors import KernelStartError
+from rlm_nb.kernel.limits import VARIABLE, Limits
 from rlm_nb.kernel.supervisor import ENDED, REPORT, STARTED
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         cwd: str | None = None,
         descriptors: dict[str, int] | None = None,
         log: Path | None = None,
+        limits: Limits | None = None,
         **kwargs: Any,
     ) -> KernelConnectionInfo:
         """Start the command.
@@ -58,12 +60,15 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
             cwd: Where it runs.
             descriptors: File descriptors to inherit, by the variable that is to hold their number.
             log: The file that gets what the kernel writes on its own stdout and stderr.
+            limits: What the kernel, and all that it starts, may take of the machine; without, as much as there is.
 
         Raises:
             KernelStartError: It could not be started.
         """
         forkserver: Forkserver | None = getattr(self.parent, "forkserver", None)
-        start = partial(_start, forkserver, cmd, env, cwd or str(Path.cwd()), descriptors or {}, log)
+        start = partial(
+            _start, forkserver, cmd, env, cwd or str(Path.cwd()), descriptors or {}, log, limits or Limits()
+        )
         # Waiting for another process must not stop the loop, in which other kernels live.
         with ThreadPoolExecutor(1, thread_name_prefix="rlm-start") as thread:
             process = await asyncio.get_running_loop().run_in_executor(thread, start)
@@ -86,15 +91,18 @@ def _start(
     cwd: str,
     descriptors: dict[str, int],
     log: Path | None,
+    limits: Limits,
 ) -> SupervisedProcess:
     """Fork the kernel if that can be done, else start it cold."""
     with (log or Path(os.devnull)).open("ab") as output:
         if forkserver is not None:
             try:
-                return _supervised(partial(_fork, forkserver, command, env, cwd, descriptors, output=output.fileno()))
+                return _supervised(
+                    partial(_fork, forkserver, command, env, cwd, descriptors, limits, output=output.fileno())
+                )
             except KernelStartError as error:
                 logger.warning("%s; the kernel is started cold", error)
-        return _supervised(partial(_start_cold, command, env, cwd, descriptors, output=output.fileno()))
+        return _supervised(partial(_start_cold, command, env, cwd, descriptors, limits, output=output.fileno()))
 
 
 def _supervised(start: Callable[[socket.socket], None]) -> SupervisedProcess:
@@ -114,12 +122,14 @@ def _fork(
     env: dict[str, str],
     cwd: str,
     descriptors: dict[str, int],
+    limits: Limits,
     side: socket.socket,
     *,
     output: int,
 ) -> None:
     arguments = command[command.index("-m") + 1 :]
     request = {"argv": arguments, "module": arguments[0], "cwd": cwd, "env": env, "descriptors": list(descriptors)}
+    request["limits"] = limits.as_text()
     forkserver.fork(request, [side.fileno(), output, *descriptors.values()])
 
 
@@ -128,6 +138,7 @@ def _start_cold(
     env: dict[str, str],
     cwd: str,
     descriptors: dict[str, int],
+    limits: Limits,
     side: socket.socket,
     *,
     output: int,
@@ -137,7 +148,7 @@ def _start_cold(
     try:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "rlm_nb.kernel.supervisor", str(side.fileno()), *command],
-            env={**env, **numbers, "RLM_KEEP_FDS": keep},
+            env={**env, **numbers, "RLM_KEEP_FDS": keep, VARIABLE: limits.as_text()},
             cwd=cwd,
             pass_fds=[side.fileno(), *descriptors.values()],
             stdin=subprocess.DEVNULL,
@@ -162,6 +173,7 @@ class SupervisedProcess:
     def __init__(self, side: socket.socket) -> None:
         self.side = side
         self._code: int | None = None
+        self.passed: list[tuple[bytes, int]] = []  # the limits, in the supervisor's words
         self._lock = threading.Lock()
         self._kernel: psutil.Process | None = None
         self._supervisor: psutil.Process | None = None
@@ -179,7 +191,7 @@ class SupervisedProcess:
             if self._code is None:
                 self.side.settimeout(0)
                 with suppress(BlockingIOError):
-                    self._code = self._report()[1]
+                    self._code = self._end()
             return self._code
 
     def wait(self, timeout: float | None = None) -> int:
@@ -188,7 +200,7 @@ class SupervisedProcess:
             if self._code is None:
                 self.side.settimeout(timeout)
                 try:
-                    self._code = self._report()[1]
+                    self._code = self._end()
                 except TimeoutError:
                     raise subprocess.TimeoutExpired(f"kernel {self.pid}", timeout or 0) from None
             return self._code
@@ -217,6 +229,12 @@ class SupervisedProcess:
     def close(self) -> None:
         """Let go of the supervisor; it ends what still lives."""
         self.side.close()
+
+    def _end(self) -> int:
+        """The exit code; what is reported before it is kept."""
+        while (report := self._report())[0] != ENDED:
+            self.passed.append(report)
+        return report[1]
 
     def _report(self) -> tuple[bytes, int]:
         data = b""

@@ -20,6 +20,7 @@ from rlm_nb.bridge.server import Call, Handler, Server
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
 from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.outputs import CellOutputs, OutputReader, valid
 from rlm_nb.records import JSON, Answer, BridgeCall, CellStatus, Output
 
@@ -55,7 +56,7 @@ class Session:
         answer: Handler,
         calls_cancel: Cancellation,
         start_cancel: Cancellation,
-        timeout: float,
+        settings: KernelSettings,
     ) -> None:
         self.ended = False
         self._said_hello = threading.Event()
@@ -70,9 +71,9 @@ class Session:
         with ExitStack() as stack:
             bridge = stack.enter_context(Server(self._greet, calls_cancel))
             with bridge.kernel_end as wire:
-                self.process = launcher.start(folder, workdir, wire.fileno())
+                self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings))
             stack.callback(self.process.close)
-            self.process.wait_until_ready(self._said_hello, timeout, start_cancel)
+            self.process.wait_until_ready(self._said_hello, settings.start_timeout, start_cancel)
             self._bell, self._rung = stack.enter_context(_pair())
             self._thread.start()
             stack.callback(self._stop_reading)
@@ -92,6 +93,7 @@ class Session:
     ) -> tuple[CellStatus, str | None]:
         """Send the cell, and climb the ladder until it has ended."""
         client = self.process.client
+        self.process.begin_cell()
         with self._changed:
             # Under the lock: no output can be read before we know whose it is.
             identity = client.execute(code, allow_stdin=False, stop_on_error=True)

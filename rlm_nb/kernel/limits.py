@@ -1,0 +1,110 @@
+"""What the processes of one agent may take of the machine.
+
+`Limits.apply` sets those that the system itself holds, each for one process; `kernel/watch.py` adds up the whole tree.
+
+The limit of memory is RLIMIT_DATA, which counts what a process can write to and has to itself. RLIMIT_AS counts what is
+only reserved, too: under one of 2 GiB no Java program starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rlm_nb.config import KernelSettings
+
+VARIABLE = "RLM_LIMITS"
+"""The environment variable in which a supervisor that is started cold finds them."""
+
+FIRST_TO_GO = 500
+"""How much the system's out-of-memory killer prefers kernels, of 1000: before the controller, and what people run."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one agent; `None` for no limit.
+
+    Args:
+        memory: Bytes: of each process, and of the kernel and all that descends from it together.
+        open_files: File descriptors of each process.
+        processes: Processes alive at the same time, the kernel included.
+    """
+
+    memory: int | None = None
+    open_files: int | None = None
+    processes: int | None = None
+
+    @classmethod
+    def of(cls, settings: KernelSettings) -> Self:
+        """The limits that the settings mean on this machine."""
+        return cls(settings.memory_bytes(machine_memory()), settings.open_files, settings.processes)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """What `as_text` has written."""
+        return cls(*json.loads(text))
+
+    def as_text(self) -> str:
+        """For another process."""
+        return json.dumps(astuple(self))
+
+    def apply(self) -> None:
+        """Limit this process and what it will start; called in the new process, before it has run anything."""
+        if self.memory is not None:
+            _lower(resource.RLIMIT_DATA, self.memory)
+        if self.open_files is not None:
+            _lower(resource.RLIMIT_NOFILE, self.open_files)
+        _lower(resource.RLIMIT_CORE, 0)  # what crashes would leave its memory in the worktree, and so in the patch
+        with suppress(OSError):  # not Linux; or more is asked for already, and less may not be
+            Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
+
+
+def _lower(limit: int, value: int) -> None:
+    """Set both the limit in force and the highest that a process may choose; never above what there was."""
+    highest = resource.getrlimit(limit)[1]
+    if highest != resource.RLIM_INFINITY:
+        value = min(value, highest)
+    resource.setrlimit(limit, (value, value))
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, or less where the container that we are in may not have them all."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for folder in _cgroups():
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max"
+                memory = min(memory, int((folder / name).read_text()))
+    return memory
+
+
+def memory_kills() -> int:
+    """How often the system has ended a process for want of memory: in our container, or else on the whole machine."""
+    for file in (*(folder / "memory.events" for folder in _cgroups()[:1]), Path("/proc/vmstat")):
+        with suppress(OSError):
+            for line in file.read_text().splitlines():
+                name, _, number = line.partition(" ")
+                if name == "oom_kill":
+                    return int(number)
+    return 0
+
+
+@cache
+def _cgroups() -> tuple[Path, ...]:
+    """The folders of the control groups that this process's memory counts in, the innermost first."""
+    found: list[Path] = []
+    groups = Path("/proc/self/cgroup")
+    for line in reversed(groups.read_text().splitlines() if groups.exists() else []):  # version 2 stands last
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or controllers == "memory":
+            top = Path("/sys/fs/cgroup", controllers)
+            group = Path(f"{top}{path}")
+            found += [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+    return tuple(found)
