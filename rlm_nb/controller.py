@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from rlm_nb.agent.loop import Agent
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.agent.subagents import Queries, Spawn
+from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
@@ -33,7 +34,7 @@ from rlm_nb.ledger import BudgetFile, Limits
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
-from rlm_nb.protocols import Listener, Model, Price
+from rlm_nb.protocols import Kernel, Listener, Model, Price
 from rlm_nb.records import (
     JSON,
     AgentEnded,
@@ -364,7 +365,7 @@ class Run:
         cancel: Cancellation,
         stack: ExitStack,
         kernels: ExitStack,
-    ) -> tuple[Worktree, KernelClient, Queries]:
+    ) -> tuple[Worktree, Kernel, Queries]:
         """An agent's worktree, with a kernel in it."""
         folder = stack.enter_context(scratch())
         tree = stack.enter_context(self.source.checkout(task.agent, folder, base))
@@ -375,6 +376,7 @@ class Run:
             return partial(self._spawn, commit, recorder)
 
         queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
+        transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
         kernel = KernelClient(
             self.launcher,
             folder,
@@ -386,10 +388,10 @@ class Run:
                 "subagents": _may_delegate(task, self.config),
                 "context": str(task.context) if task.context else None,
             },
-            partial(self._answer, task, queries),
+            partial(self._answer, task, queries, transcript),
             cancel,
         )
-        return tree, kernels.enter_context(kernel), queries
+        return tree, RecordingKernel(kernels.enter_context(kernel), transcript), queries
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""
@@ -401,7 +403,7 @@ class Run:
                 result: AgentResult = end.value
                 return result
 
-    def _answer(self, task: Task, queries: Queries, call: Call, cancel: Cancellation) -> JSON:
+    def _answer(self, task: Task, queries: Queries, transcript: Transcript, call: Call, cancel: Cancellation) -> JSON:
         """What a kernel may ask for, besides what its own client answers."""
         if call.name == "rlm_query":
             return queries.rlm(call.arguments, cancel)
@@ -409,6 +411,8 @@ class Run:
             return queries.llm(call.arguments, cancel)
         if call.name == "budget":
             return self._budget(task)
+        if call.name == "output":
+            return transcript.piece(call.arguments)
         raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
 
     def _budget(self, task: Task) -> dict[str, JSON]:
@@ -475,13 +479,13 @@ class _Home:
 
     def __init__(
         self,
-        work: Callable[[Cancellation, ExitStack, ExitStack], tuple[Worktree, KernelClient, Queries]],
+        work: Callable[[Cancellation, ExitStack, ExitStack], tuple[Worktree, Kernel, Queries]],
         cancel: Cancellation,
     ) -> None:
         self._work, self._cancel = work, cancel
         self._stack, self._kernels = ExitStack(), ExitStack()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-home")
-        self._opening: Future[tuple[Worktree, KernelClient, Queries]] | None = None
+        self._opening: Future[tuple[Worktree, Kernel, Queries]] | None = None
 
     def __enter__(self) -> Self:
         self._cancel = self._stack.enter_context(self._cancel.child())

@@ -161,6 +161,7 @@ class CellResult:
         calls: What the cell asked of the controller.
         overflow: The file with the full text, when the outputs were capped.
         final: What `FINAL` was given, if it was called and the cell ended well.
+        number: Which of the agent's cells it is, counted from 1; a new kernel does not begin anew.
     """
 
     code: str
@@ -175,6 +176,7 @@ class CellResult:
     calls: tuple[BridgeCall, ...] = ()
     overflow: Path | None = None
     final: Answer | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,10 @@ class Prompts:
         # One limit for all cells of a reply, or many small ones would make a message that no model takes.
         limit = max(LEAST_SHOWN, self._settings.result_truncation_limit // max(1, len(iteration.cells)))
         parts = []
-        for index, cell in enumerate(iteration.cells, start=1):
-            title = "Output" if len(iteration.cells) == 1 else f"Output of cell {index}"
+        for cell in iteration.cells:
             how = "" if cell.status == "ok" else f" ({_STATUS[cell.status]})"
-            parts.append(f"{title}{how}, {cell.ended - cell.started:.1f} s:\n\n{_fenced(shown(cell, limit))}")
+            head = f"Output of cell {cell.number}{how}, {cell.ended - cell.started:.1f} s:"
+            parts.append(f"{head}\n\n{_fenced(shown(cell, limit))}")
         if iteration.note:
             parts.append(iteration.note)
         left = self._settings.max_iterations - number

@@ -14,9 +14,9 @@ _TEXTS = ("text/markdown", "text/plain")
 
 def shown(result: CellResult, limit: int) -> str:
     """One cell's result in at most about `limit` characters of output, and what else there is to know."""
-    parts = [shorten("\n".join(filter(None, map(_text, result.outputs))), limit)]
+    parts = [shorten(full(result), limit, f"output({result.number})")]
     if result.overflow is not None:
-        parts.append(f"[All of it is in the file {result.overflow}.]")
+        parts.append(f"[This was too much even for the notebook: output({result.number}) has all of it.]")
     parts += [f"[{event}]" for event in result.events]
     if result.error and result.status in ("interrupted", "timeout"):
         parts.append(f"[{result.error}]")
@@ -27,13 +27,18 @@ def shown(result: CellResult, limit: int) -> str:
     return "\n".join(filter(None, parts)) or "[no output]"
 
 
-def shorten(text: str, limit: int) -> str:
-    """Head and tail of a long text, around a note that says how much is missing and how to see it."""
+def full(result: CellResult) -> str:
+    """All that a cell has put out, as far as its result holds it."""
+    return "\n".join(filter(None, map(_text, result.outputs)))
+
+
+def shorten(text: str, limit: int, name: str) -> str:
+    """Head and tail of a long text, around a note that says how much is missing and how to see it: `name[a:b]`."""
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 3, limit // 3
-    omitted = len(text) - head - tail
-    note = f"[… {omitted:,} of {len(text):,} characters left out: print a slice, or search, to see more …]"
+    missing = f"{len(text) - head - tail:,} of {len(text):,} characters left out"
+    note = f'[… {missing}: print({name}[{head}:{2 * head}]), or {name}.search("…"), to see more …]'
     return f"{text[:head]}\n{note}\n{text[-tail:]}"
 
 

@@ -109,6 +109,7 @@ class KernelClient:
             calls=tuple(cell.calls),
             overflow=cell.outputs.overflow if cell.outputs.overflowed else None,
             final=cell.final if status == "ok" else None,
+            number=self._count,
         )
         if self._session.ended:
             self._discard()
@@ -166,8 +167,14 @@ class KernelClient:
             error = {"type": type(failure).__name__, "message": str(failure)}
             raise
         finally:
-            cell.record(BridgeCall(call.name, valid(arguments), valid(answer), error, call.key, started, time.time()))
+            record = _without_text(answer) if call.name == "output" else valid(answer)
+            cell.record(BridgeCall(call.name, valid(arguments), record, error, call.key, started, time.time()))
         return answer
+
+
+def _without_text(answer: JSON) -> JSON:
+    """The answer to `output`, whose text is recorded already: with the cell that it is of."""
+    return {name: value for name, value in answer.items() if name != "text"} if answer else answer
 
 
 def _answer_of(arguments: dict[str, Any]) -> Answer:

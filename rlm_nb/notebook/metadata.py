@@ -215,6 +215,7 @@ def write_result(cell: CellResult, folder: Path) -> dict[str, Any]:
         "calls": [_write_call(call) for call in cell.calls],
         "overflow": None if cell.overflow is None else relative(cell.overflow, folder),
         "final": None if cell.final is None else _write_answer(cell.final),
+        "count": cell.number,
     }
 
 
@@ -234,6 +235,7 @@ def read_result(node: Mapping[str, Any], folder: Path) -> CellResult:
         calls=tuple(_read_call(call) for call in rlm["calls"]),
         overflow=None if rlm["overflow"] is None else folder / rlm["overflow"],
         final=None if rlm["final"] is None else _read_answer(rlm["final"]),
+        number=rlm.get("count", 0),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlm_nb.bridge.client import Client
 from rlm_nb.records import JSON
-from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
+from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Functions
 
 
 def load(shell: Any) -> None:
@@ -29,19 +29,20 @@ def load(shell: Any) -> None:
     hello: dict[str, JSON] = client.call("hello", pid=os.getpid()) if client else {}
     functions = Functions(client, workdir, shell.user_ns)
     names = FUNCTIONS + (AGENT_FUNCTIONS if hello.get("subagents") else ())
-    lasting = {name: getattr(functions, name) for name in names}
+    lasting = {name: getattr(functions, name) for name in names if name not in YIELDING}
+    yielding = {name: getattr(functions, name) for name in YIELDING}
     lasting["get_ipython"] = shell.get_ipython
     shell.push({"WORKDIR": workdir, "os": os, "subprocess": subprocess, "Path": Path})
     if hello.get("task"):
         shell.push({"TASK": hello["task"]})
     if hello.get("context"):
         shell.push({"context": Path(hello["context"]).read_bytes().decode("utf-8", "backslashreplace")})
-    shell.push(lasting)
+    shell.push(lasting | yielding)
     # quit() would end the kernel a moment after its cell, with everything in it.
     shell.ask_exit = lambda: print("The REPL stays; FINAL(answer) ends your work.", file=sys.stderr)  # noqa: T201
     _search_here(str(workdir))
     _threads_inherit_context()
-    keeper = _Keeper(shell, lasting)
+    keeper = _Keeper(shell, lasting, yielding)
     shell.events.register("pre_run_cell", keeper.restore)
     shell.events.register("post_run_cell", keeper.settle)
 
@@ -49,8 +50,8 @@ def load(shell: Any) -> None:
 class _Keeper:
     """Rebinding `FINAL`, `print` or stdout, or emptying the namespace, breaks nothing in the next cell."""
 
-    def __init__(self, shell: Any, lasting: dict[str, Any]) -> None:
-        self._shell, self._lasting = shell, lasting
+    def __init__(self, shell: Any, lasting: dict[str, Any], yielding: dict[str, Any]) -> None:
+        self._shell, self._lasting, self._yielding = shell, lasting, yielding
         self._print = builtins.print
         self._streams: dict[str, Any] = {"stdout": sys.stdout, "stderr": sys.stderr}
         self._threads = {name: stream.pub_thread for name, stream in self._streams.items()}
@@ -74,6 +75,8 @@ class _Keeper:
         if "_oh" not in namespace:
             self._shell.init_user_ns()
         namespace.update(self._lasting)
+        for name, value in self._yielding.items():
+            namespace.setdefault(name, value)
         namespace.setdefault("__builtins__", builtins)
         builtins.print = self._print
         if not callable(namespace.get("print", print)):

@@ -14,13 +14,17 @@ from rlm_nb.bridge.client import Client
 from rlm_nb.errors import BridgeError
 from rlm_nb.records import JSON
 from rlm_nb.repl import editing
-from rlm_nb.repl.results import QueryResult
+from rlm_nb.repl.results import CellOutput, QueryResult
 
 AGENT_FUNCTIONS = ("rlm_query", "rlm_query_batched")
 """Absent where sub-agents may not nest any deeper."""
 
-FUNCTIONS = ("llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "edit_file", "budget")
+FUNCTIONS = ("llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "edit_file", "budget", "output")
 """What every agent has."""
+
+
+YIELDING = ("output",)
+"""Names that people like to give to variables of their own: a cell that does so keeps what it made."""
 
 
 class Functions:
@@ -83,6 +87,26 @@ class Functions:
         """What the whole tree of agents has spent and has left: dollars, agents, seconds, tokens, calls, depth."""
         answer: dict[str, Any] = self._call("budget")
         return answer
+
+    def output(self, cell: int | None = None) -> CellOutput:
+        """All that an earlier cell of yours has put out, as a string, however little of it you were shown.
+
+        Cells are numbered as in the head of their output; -1 is the last one, and without a number it is the last long
+        output. Use slices: `print(output(3)[9000:15000])`; `output(3).search(r"pattern")` lists the lines that match
+        with their numbers. A variable of yours named `output` hides this function until you `del output`.
+        """
+        if cell is not None and (not isinstance(cell, int) or isinstance(cell, bool)):
+            raise TypeError(f"output takes the number of a cell, not {type(cell).__name__}")
+        pieces, at = [], 0
+        while True:
+            answer = self._call("output", cell=cell, at=at)
+            if "missing" in answer:
+                raise LookupError(answer["missing"])
+            cell = answer["cell"]  # the same one, whatever ends meanwhile
+            pieces.append(answer["text"])
+            if answer["next"] is None:
+                return CellOutput.of(answer["cell"], "".join(pieces))
+            at = answer["next"]
 
     def _queries(self, name: str, what: str, values: Iterable[str], *, single: bool) -> list[QueryResult]:
         if isinstance(values, str):

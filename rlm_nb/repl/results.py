@@ -1,7 +1,8 @@
-"""What a query gives back inside the kernel: a string that knows where it came from."""
+"""What functions give back inside the kernel: strings that know where they came from."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 from rlm_nb.errors import SubAgentError
@@ -79,3 +80,48 @@ def _restored(text: str, attributes: dict[str, Any]) -> QueryResult:
     result = QueryResult(text)
     result.__dict__.update(attributes)
     return result
+
+
+EXCERPT = 200
+"""Characters on either side of a match, in lines that are longer than both."""
+
+
+class CellOutput(str):
+    """All that a cell has put out, as one string; `print` it in slices.
+
+    Attributes:
+        cell: The number of the cell.
+    """
+
+    cell: int
+
+    @classmethod
+    def of(cls, cell: int, text: str) -> Self:
+        """The output of the cell with this number."""
+        output = cls(text)
+        output.cell = cell
+        return output
+
+    def search(self, pattern: str | re.Pattern[str]) -> list[tuple[int, str]]:
+        """The lines in which a regular expression is found, each with its number, from 1.
+
+        Of a very long line, what stands around each match is given instead.
+        """
+        found = []
+        for number, line in enumerate(self.split("\n"), start=1):
+            if len(line) <= 2 * EXCERPT:
+                found += [(number, line)] if re.search(pattern, line) else []
+            else:
+                for match in re.finditer(pattern, line):
+                    found.append((number, line[max(0, match.start() - EXCERPT) : match.end() + EXCERPT]))
+        return found
+
+    def __repr__(self) -> str:
+        # The whole of it, as the value of a cell, would be cut again, and so its output the last long one.
+        lines = self.count("\n") + 1
+        return (
+            f"<output of cell {self.cell}: {len(self):,} characters in {lines:,} lines; slice it, or .search(pattern)>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CellOutput.of, (self.cell, str(self))

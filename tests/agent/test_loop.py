@@ -196,7 +196,10 @@ def test_the_second_cell_after_a_failure_does_not_run(play: Play) -> None:
     stage = play(python("before = 1", "1 / 0", "FINAL('wrong')"), python("FINAL(before)"))
     assert stage.run().answer.value == 1
     assert [cell.status for cell in stage.iterations[0].cells] == ["ok", "error"]
-    assert "Output of cell 2 (the cell raised)" in stage.told[0]
+    first, second = (cell.number for cell in stage.iterations[0].cells)
+    assert second == first + 1
+    assert f"Output of cell {first}, " in stage.told[0]
+    assert f"Output of cell {second} (the cell raised)" in stage.told[0]
     assert "ZeroDivisionError" in stage.told[0]
 
 

@@ -91,17 +91,17 @@ def test_opening() -> None:
 def test_after_a_cell() -> None:
     """Its output, how long it took, and what is left, which is asked for anew."""
     said = prompts(max_iterations=3)
-    first = said.after(iteration(cell("$cost ${x}\n")), 1, shown)
-    assert first == "Output, 1.3 s:\n\n```text\n$cost ${x}\n```\n\n[2 turns left. Left: 100 dollars.]"
+    first = said.after(iteration(cell("$cost ${x}\n", number=7)), 1, shown)
+    assert first == "Output of cell 7, 1.3 s:\n\n```text\n$cost ${x}\n```\n\n[2 turns left. Left: 100 dollars.]"
     assert "[1 turn left. Left: 99 dollars.]" in said.after(iteration(cell("x")), 2, shown)
 
 
 def test_after_several_cells() -> None:
-    """Each has its number, and the one that failed says so."""
-    failed = cell("b", status="error", error="ValueError")
-    text = prompts().after(iteration(cell("a"), failed), 1, shown)
-    assert "Output of cell 1, 1.3 s:" in text
-    assert "Output of cell 2 (the cell raised), 1.3 s:" in text
+    """Each has its number among all cells of the agent, and the one that failed says so."""
+    failed = cell("b", status="error", error="ValueError", number=6)
+    text = prompts().after(iteration(cell("a", number=5), failed), 1, shown)
+    assert "Output of cell 5, 1.3 s:" in text
+    assert "Output of cell 6 (the cell raised), 1.3 s:" in text
     assert blocks(text) == ["a\n", "b\n"]
 
 

@@ -61,14 +61,15 @@ def test_plain_is_quick() -> None:
 def test_shorten() -> None:
     """Head and tail stay, and the note between them counts what is missing."""
     text = "".join(f"line {number}\n" for number in range(1000))
-    short = shorten(text, 300)
+    short = shorten(text, 300, "output(7)")
     assert short.startswith("line 0\nline 1\n")
     assert short.endswith("line 998\nline 999\n")
     assert f"[… {len(text) - 300:,} of {len(text):,} characters left out" in short
-    assert "print a slice" in short
-    assert len(short) < 400
-    assert shorten("x" * 300, 300) == "x" * 300
-    assert shorten("x" * 301, 300) != "x" * 301
+    assert 'print(output(7)[200:400]), or output(7).search("…"), to see more' in short
+    assert short.startswith(text[:200])
+    assert len(short) < 450
+    assert shorten("x" * 300, 300, "it") == "x" * 300
+    assert shorten("x" * 301, 300, "it") != "x" * 301
 
 
 def test_all_outputs_share_the_limit() -> None:
@@ -128,9 +129,9 @@ def test_what_happened_to_the_kernel() -> None:
 
 
 def test_where_the_rest_is() -> None:
-    """An output that was too large for the notebook has a file, and the model learns its name."""
-    assert shown(cell(stream("x"), overflow=Path("/runs/1/outputs/root-cell-3.txt")), 300) == (
-        "x\n[All of it is in the file /runs/1/outputs/root-cell-3.txt.]"
+    """An output that was too large for the notebook is there all the same, and the model learns where."""
+    assert shown(cell(stream("x"), overflow=Path("/runs/1/outputs/root-cell-3.txt"), number=3), 300) == (
+        "x\n[This was too much even for the notebook: output(3) has all of it.]"
     )
 
 

@@ -93,6 +93,7 @@ class Chance(random.Random):
             started=1e9 + self.random(),
             ended=1e9 + 1 + self.random(),
             waited=self.random(),
+            number=7,
             error=self.maybe(self.text()),
             events=tuple(self.text() for _ in range(self.randrange(3))),
             calls=tuple(self.call() for _ in range(self.randrange(3))),

@@ -89,6 +89,14 @@ def test_names_come_back(evaluate: Evaluate) -> None:
     assert evaluate("[callable(FINAL_VAR), budget(), 'rlm_query' in globals()]") == [True, {"calls": 0}, False]
 
 
+def test_a_name_that_yields(evaluate: Evaluate) -> None:
+    """A variable named `output` is the cell's own, until it is deleted."""
+    evaluate("globals().update(output=5)")
+    assert evaluate("output") == 5
+    evaluate("globals().pop('output')")
+    assert evaluate("callable(output)") is True
+
+
 def test_edit_file_stays_in_the_worktree(evaluate: Evaluate) -> None:
     """Also after a cell has gone elsewhere."""
     assert evaluate("[os.chdir('/'), edit_file('new.txt', '', 'x'), os.chdir(WORKDIR)][1]") == "new.txt: created"

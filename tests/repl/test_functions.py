@@ -250,3 +250,22 @@ def test_the_help_is_the_docstring(name: str) -> None:
     assert text.endswith(".")
     assert 20 < len(text) < 700
     assert "`self" not in text
+
+
+def test_an_output_comes_in_pieces(console: Console, repl: Functions) -> None:
+    """The first answer decides which cell it is, and all of its pieces are put together."""
+    pieces = {0: {"cell": 4, "text": "one ", "next": 4}, 4: {"cell": 4, "text": "two", "next": None}}
+    console.replies["output"] = lambda arguments: pieces[arguments["at"]]
+    output = repl.output(-1)
+    assert (output, output.cell) == ("one two", 4)
+    assert [call.arguments for call in console.calls] == [{"cell": -1, "at": 0}, {"cell": 4, "at": 4}]
+
+
+def test_an_output_that_is_not_there(console: Console, repl: Functions) -> None:
+    """The sentence of the controller is what the model reads, and what is no number is not asked for."""
+    console.replies["output"] = {"missing": "no cell has ended yet"}
+    with pytest.raises(LookupError, match="no cell has ended yet"):
+        repl.output()
+    with pytest.raises(TypeError, match="the number of a cell, not str"):
+        repl.output("3")  # type: ignore[arg-type]
+    assert len(console.calls) == 1

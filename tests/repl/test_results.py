@@ -1,15 +1,16 @@
-"""What a query gives back: a string that knows where it came from, wherever it goes."""
+"""What functions give back: strings that know where they came from, wherever they go."""
 
 from __future__ import annotations
 
 import copy
 import json
 import pickle
+import re
 
 import pytest
 
 from rlm_nb.errors import SubAgentError
-from rlm_nb.repl.results import QueryResult
+from rlm_nb.repl.results import EXCERPT, CellOutput, QueryResult
 
 GOOD = QueryResult.of(
     {
@@ -78,3 +79,32 @@ def test_it_is_a_string_to_everybody_else() -> None:
     assert {GOOD: 1}['{"todos": 3}'] == 1
     assert f"{GOOD}" + GOOD == "".join([GOOD, GOOD])
     assert repr(GOOD) == repr('{"todos": 3}')
+
+
+def test_an_output_is_a_string() -> None:
+    """With slices and a length, and the number of its cell, also after a journey."""
+    output = CellOutput.of(3, "one\ntwo\nthree")
+    assert output[4:7] == "two"
+    assert len(output) == 13
+    for same in (copy.copy(output), pickle.loads(pickle.dumps(output))):
+        assert (same, same.cell, type(same)) == (output, 3, CellOutput)
+
+
+def test_an_output_as_a_value_is_named() -> None:
+    """Not given as a whole: that would be cut again."""
+    assert repr(CellOutput.of(3, "x" * 12_000 + "\ny")) == (
+        "<output of cell 3: 12,002 characters in 2 lines; slice it, or .search(pattern)>"
+    )
+
+
+def test_searching_an_output() -> None:
+    """Lines with their numbers; of a line without end, what stands around each match."""
+    output = CellOutput.of(1, "one\ntwo\n" + "x" * 1000 + "needle" + "y" * 1000 + "needle\ntwofold")
+    assert output.search("^two") == [(2, "two"), (4, "twofold")]
+    assert output.search(re.compile("TWOFOLD", re.IGNORECASE)) == [(4, "twofold")]
+    first, second = output.search("needle")
+    assert first == (3, "x" * EXCERPT + "needle" + "y" * EXCERPT)
+    assert second == (3, "y" * EXCERPT + "needle")
+    assert output.search("nowhere") == []
+    with pytest.raises(re.error):
+        output.search("(")
