@@ -6,7 +6,6 @@ This is the only file that knows every part. Keys, the ledger, depth and limits 
 from __future__ import annotations
 
 import inspect
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +51,7 @@ from rlm_nb.records import (
     Task,
 )
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
-from rlm_nb.run_folder import as_json, run_folder, write, write_json
+from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.worktree import Source, Worktree
 
@@ -341,7 +340,7 @@ class Run:
             "base": self.source.base,
             "model": self.model.name,
             "status": "running",
-            "pid": os.getpid(),
+            **whose(),
             "started": self.started,
         }
         if root is not None:

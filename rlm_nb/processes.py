@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 import psutil
+
+_MARK = re.compile(r"rlm-(?P<pid>\d{1,9})-(?P<started>\d{1,12})-(?P<world>[0-9a-f]+)-")
 
 
 def this_process() -> tuple[int, float]:
@@ -26,6 +29,28 @@ def is_alive(pid: int, started: float) -> bool:
         return False
     except psutil.AccessDenied:
         return True  # it exists, and only its owner may know more
+
+
+def mark() -> str:
+    """How the names of temporary things begin that belong to this process, so that they can be told from others'."""
+    pid, started = this_process()
+    return f"rlm-{pid}-{started:.0f}-{world()}-"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a name begins with the mark of a process that has ended, and that we would know if it had not."""
+    owner = _MARK.match(name)
+    if owner is None or owner["world"] != world():
+        return False
+    return not is_alive(int(owner["pid"]), float(owner["started"]))
+
+
+def world() -> str:
+    """Which process numbers ours stands among: containers may share a temporary folder, but not their numbers."""
+    try:
+        return f"{os.stat('/proc/self/ns/pid').st_ino & 0xFFFFF:x}"  # noqa: PTH116
+    except OSError:
+        return "0"
 
 
 @functools.cache

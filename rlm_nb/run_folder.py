@@ -13,6 +13,7 @@ from typing import Any
 
 from rlm_nb.config import Config
 from rlm_nb.errors import RunFolderError
+from rlm_nb.processes import is_alive, this_process, world
 from rlm_nb.records import JSON, AgentResult
 from rlm_nb.workspace.scratch import remove_tree
 
@@ -78,6 +79,32 @@ def _take_away(folder: Path | None, made: list[Path]) -> None:
         if others:
             return
         remove_tree(path)
+
+
+def whose() -> dict[str, JSON]:
+    """Which process a run belongs to, for its run.json: its number, its start, and whom the number was given by."""
+    pid, started = this_process()
+    return {"pid": pid, "pid_started": started, "pid_world": world()}
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether a run has not ended, as far as anybody here can know.
+
+    Raises:
+        RunFolderError: The folder has no run.json that one could tell it from.
+    """
+    path = folder / "run.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["status"] != "running":
+            return False
+        if state.get("pid_world") != world():
+            return True  # in another container, or written by an earlier version: who knows
+        return is_alive(state["pid"], state["pid_started"])
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is not the record of a run") from error
 
 
 def as_json(result: AgentResult) -> dict[str, Any]:

@@ -128,11 +128,12 @@ def test_the_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_flags_and_targets_exist() -> None:
-    """Every flag is one of `rlm-nb run`, and every `make …` one of the Makefile."""
+    """Every flag is one of a verb of `rlm-nb`, and every `make …` one of the Makefile."""
     text = everything()
-    usage = subprocess.run(
-        [sys.executable, "-m", "rlm_nb", "run", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    usage = "".join(
+        subprocess.run([sys.executable, "-m", "rlm_nb", verb, "--help"], stdout=-1, text=True, check=True).stdout
+        for verb in ("run", "tree", "clean")
+    )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy) .*", "", text)))
     assert flags
     assert flags <= set(re.findall(r"--[a-z][a-z-]+", usage))

@@ -25,6 +25,7 @@ def app() -> typer.Typer:
     """
     import typer
 
+    from rlm_nb.cli.clean import clean
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.tree import tree
 
@@ -45,6 +46,7 @@ def app() -> typer.Typer:
 
     commands.command(epilog=EXIT_CODES)(run)
     commands.command()(tree)
+    commands.command()(clean)
     return commands
 
 

@@ -26,6 +26,7 @@ from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel import causes, environment
 from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess
+from rlm_nb.processes import mark
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one message that we take; a kernel that sends more is cut off from that message."""
@@ -253,4 +254,4 @@ def _environment(folder: Path) -> dict[str, str]:
 def _socket_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A 0700 folder whose path leaves room for the name of a unix socket."""
     short = len(os.fsencode(folder)) + len("/s-12345678/k-5") <= _UNIX_PATH
-    return tempfile.TemporaryDirectory(prefix="s-" if short else "rlm-s-", dir=folder if short else "/tmp")
+    return tempfile.TemporaryDirectory(prefix="s-" if short else mark(), dir=folder if short else "/tmp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlm_nb.processes import is_alive, this_process
+from rlm_nb.processes import is_abandoned, mark
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a folder is opened: never through a symbolic link that somebody put in its place."""
@@ -19,8 +18,8 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ROUNDS = 5
 """How often a removal starts again because something was still writing below the folder."""
 
-
-_OWNER = re.compile(r"rlm-(?P<pid>\d{1,9})-(?P<started>\d{1,12})-(?P<world>[0-9a-f]+)-")
+SHORT = Path("/tmp")
+"""Where the sockets of kernels are, when the path of the temporary folder leaves them no room."""
 
 _there: set[Path] = set()
 
@@ -31,8 +30,7 @@ def scratch() -> Iterator[Path]:
 
     Its name says which process it belongs to, so that a later one can remove it if that one was killed.
     """
-    pid, started = this_process()
-    folder = Path(tempfile.mkdtemp(prefix=f"rlm-{pid}-{started:.0f}-{_world()}-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=mark())).resolve()
     _there.add(folder)
     try:
         yield folder
@@ -42,14 +40,20 @@ def scratch() -> Iterator[Path]:
 
 
 def remove_abandoned() -> None:
-    """Remove the scratch folders of processes that are gone: by number and start, never by age."""
-    for folder in Path(tempfile.gettempdir()).glob("rlm-*"):
-        owner = _OWNER.match(folder.name)
-        if owner is None or owner["world"] != _world() or is_alive(int(owner["pid"]), float(owner["started"])):
-            continue
-        with suppress(OSError):  # gone meanwhile
-            if folder.lstat().st_uid == os.getuid():
-                remove_tree(folder)
+    """Remove the scratch folders of processes that are gone."""
+    for folder in abandoned():
+        remove_tree(folder)
+
+
+def abandoned() -> list[Path]:
+    """Our user's scratch folders whose process is gone: by number and start, never by age."""
+    found = []
+    for place in {Path(tempfile.gettempdir()).resolve(), SHORT.resolve()}:
+        for folder in place.glob("rlm-*"):
+            with suppress(OSError):  # gone meanwhile
+                if is_abandoned(folder.name) and folder.lstat().st_uid == os.getuid():
+                    found.append(folder)
+    return sorted(found)
 
 
 def remove_all() -> None:
@@ -147,11 +151,3 @@ def _unlock(name: str, parent: int | None) -> None:
         Path(f"/proc/self/fd/{found}").chmod(stat.S_IRWXU)
     finally:
         os.close(found)
-
-
-def _world() -> str:
-    """Which process numbers ours stands among: containers may share a temporary folder, but not their numbers."""
-    try:
-        return f"{os.stat('/proc/self/ns/pid').st_ino & 0xFFFFF:x}"  # noqa: PTH116
-    except OSError:
-        return "0"

@@ -16,7 +16,7 @@ from tests.cli.conftest import PATIENCE, Command
 HEAVY = ("anthropic", "IPython", "zmq", "genai_prices", "pydantic_settings", "psutil")
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["tree"]])
+@pytest.mark.parametrize("verb", [[], ["run"], ["tree"], ["clean"]])
 def test_help_is_there_at_once(verb: list[str]) -> None:
     """It imports nothing that only a run needs."""
     code = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm_nb.workspace.scratch import remove_abandoned, remove_tree, scratch
+from rlm_nb.workspace.scratch import abandoned, remove_abandoned, remove_tree, scratch
 from tests.workspace.nobody import as_nobody
 
 
@@ -112,6 +112,17 @@ def test_files_that_come_and_go_meanwhile_do_no_harm(tmp_path):
         stop.set()
         writer.join()
     assert remove_tree(folder)
+
+
+def test_folders_where_paths_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of sockets stand elsewhere when the temporary folder has a long path; they are found there, too."""
+    code = "import tempfile; from rlm_nb.processes import mark; print(tempfile.mkdtemp(prefix=mark(), dir='/tmp'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert Path(done.stdout.strip()) in abandoned()
+    remove_abandoned()
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_folders_of_processes_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
