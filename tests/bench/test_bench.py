@@ -38,9 +38,13 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     before = set(clean_environment.iterdir())
     done = bench("--quick")
     assert done.returncode == 0, done.stderr
-    named = [f"measuring: {name}" for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger")]
+    named = [
+        f"measuring: {name}" for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness")
+    ]
     assert done.stderr.splitlines() == named
-    start, private, together, iteration, path, wall, growth, sdk, short, long, ledger = cells(done.stdout)
+    start, private, together, iteration, path, wall, growth, sdk, short, long, ledger, kernels, iterations = cells(
+        done.stdout
+    )
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
     assert private[4] == "≤ 40% of stock reach for 30%"
@@ -58,7 +62,10 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     assert short[3:] == ["", "", ""]
     assert long[0].startswith("a save at 20 iterations (")
     assert long[4] == "≤ 3× without the writing of its bytes"
-    for row in (start, private, together, iteration, path, wall, growth, sdk, long):
+    assert kernels[0].startswith("4 kernels: ")
+    assert iterations[0].startswith("4 iterations of one agent: ")
+    assert kernels[4] == iterations[4] == "≤ 5 MB more memory, nothing else more reach for 1 MB"
+    for row in (start, private, together, iteration, path, wall, growth, sdk, long, kernels, iterations):
         assert row[5] in VERDICTS
     assert ledger[3].endswith("operations/s")
     assert set(clean_environment.iterdir()) == before
@@ -70,7 +77,10 @@ def test_only_what_is_named() -> None:
     assert [row[0] for row in cells(done.stdout)] == ["a call reserved and settled"]
     refused = bench("leger")
     assert refused.returncode == 2
-    assert "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger" in refused.stderr
+    assert (
+        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness"
+        in refused.stderr
+    )
     assert not refused.stdout
 
 
