@@ -221,7 +221,7 @@ def test_key_is_in_no_repr() -> None:
     with MessagesServer("Hi") as server:
         model = model_at(server.url)
         model.complete(ask("Hi"), Cancellation())
-        assert KEY not in repr(model) + repr(vars(model)) + repr(vars(model._idle[0]))
+        assert KEY not in repr(model) + repr(vars(model)) + repr(vars(model._lines.idle[0]))
 
 
 # Errors
