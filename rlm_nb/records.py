@@ -93,13 +93,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered, and what it cost in micro-dollars (0 until the ledger has been asked)."""
+    """What a model answered.
+
+    Args:
+        text: What it said.
+        usage: The tokens that it took.
+        stop_reason: Why it stopped.
+        model: The model's id, as the service gives it.
+        cost: Micro-dollars; 0 until the ledger has been asked.
+        counted: Whether the service has said how many tokens it took; where it has not, `usage` is what they can have
+            been, once the ledger has been asked.
+    """
 
     text: str
     usage: Usage = Usage()
     stop_reason: StopReason = "end"
     model: str = ""
     cost: int = 0
+    counted: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -48,6 +49,8 @@ def _provider_of(model: str) -> str:
         return "human"
     if model.startswith("claude"):
         return "anthropic"
+    if re.match(r"gpt-|chatgpt-|o\d+(-|$)|codex-|ft:", model):
+        return "openai"
     raise ConfigError(
         f"model.name: nobody is known to provide {model!r}; set model.provider to one of {', '.join(_offers())}"
     )

@@ -19,6 +19,7 @@ from rlm_nb.models.service import (
     CONNECT_TIMEOUT,
     Line,
     Lines,
+    Tell,
     Wire,
     check_address,
     clean,
@@ -109,13 +110,13 @@ class AnthropicModel:
             body["extra_body"] = {"temperature": self._settings.temperature}
         return body
 
-    def _ask(self, body: dict[str, Any], line: Line[anthropic.Anthropic], tell: Callable[[str], None]) -> Reply:
+    def _ask(self, body: dict[str, Any], line: Line[anthropic.Anthropic], tell: Tell) -> None:
         import anthropic
         import httpx2
 
         try:
             with line.client.messages.create(**body, stream=True) as stream:
-                return _read(stream, tell)
+                tell(_read(stream, tell))
         except anthropic.APIStatusError as error:
             raise self._refused(error, line.wire.attempts) from None
         except anthropic.APIConnectionError as error:  # no attempt got as far as a connection: see _attempt

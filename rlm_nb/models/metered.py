@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import BudgetSettings, TokenPrices
 from rlm_nb.errors import UnknownModelError
 from rlm_nb.protocols import CallLease, Ledger, Listener, Model, Price
-from rlm_nb.records import Charged, Message, Reply, Request, Usage
+from rlm_nb.records import Charged, Message, Notice, Reply, Request, Usage
 
 MESSAGE_OVERHEAD = 16
 """Tokens that a provider may add around each message and the system prompt: roles, separators, cache marks."""
+
+
+UNCOUNTED = "does not say how many tokens a call takes: each counts for the most that it can have taken"
 
 
 class MeteredModel:
@@ -30,7 +34,7 @@ class MeteredModel:
         price: What the model's tokens cost; see `price_for`.
         agent: Whose calls these are.
         max_tokens: The longest reply that is asked for, whatever a request says.
-        listen: Told of each charge.
+        listen: Told of each charge, and of a service that does not count.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class MeteredModel:
         self._lock = threading.Lock()
         self._cost, self._usage, self._calls = 0, Usage(), 0
         self._last: _Turn | None = None
+        self._has_told = agent != "root"  # whose call is the first of all
 
     @property
     def name(self) -> str:
@@ -90,10 +95,11 @@ class MeteredModel:
             CancelledError: `cancel` was set.
         """
         cancel.check()  # what was never sent is not charged
+        bound = self._prompt_bound(request)
         lease = self._ledger.reserve_call(
             self._agent,
             self._price,
-            self._prompt_bound(request),
+            bound,
             min(request.max_tokens, self._max_tokens),
             finishing=finishing,
             aside=request.turn == 0,
@@ -107,18 +113,29 @@ class MeteredModel:
             self._settle(lease, usage if isinstance(usage, Usage) else None)
             raise
         # Every prompt has tokens: a paid service that counts none has not told us.
-        known = reply.usage.prompt_tokens > 0 or self._is_free()
-        cost = self._settle(lease, reply.usage if known else None)
+        if not (reply.counted and (reply.usage.prompt_tokens or self._is_free())):
+            return self._uncounted(reply, bound, lease)
+        cost = self._settle(lease, reply.usage)
         if request.turn > 0 and reply.usage.prompt_tokens:
             self._last = _Turn(request, reply.text, reply.usage)
         return replace(reply, cost=cost)
 
-    def _settle(self, lease: CallLease, usage: Usage | None) -> int:
+    def _uncounted(self, reply: Reply, bound: int, lease: CallLease) -> Reply:
+        """Charge all that was reserved: nobody knows what was thought but not said. Where it is free, what was said."""
+        if not self._has_told:
+            self._has_told = True
+            self._listen(Notice(self._agent, f"{self.name} {UNCOUNTED}"))
+        written = min(_bytes(reply.text), lease.max_tokens) if self._is_free() else lease.max_tokens
+        usage = Usage(bound, written)
+        cost = self._settle(lease, usage if self._is_free() else None, usage)
+        return replace(reply, usage=usage, cost=cost, counted=False)
+
+    def _settle(self, lease: CallLease, usage: Usage | None, bound: Usage | None = None) -> int:
         cost = lease.settle(usage)
         with self._lock:
             self._calls += 1
             self._cost += cost
-            self._usage += usage or Usage()
+            self._usage += usage or bound or Usage()
             charged = Charged(self._agent, self._cost, self._usage, self._ledger.balance())
         self._listen(charged)
         return cost
@@ -138,17 +155,28 @@ class MeteredModel:
 
 
 def price_for(model: Model, budget: BudgetSettings) -> Price:
-    """What `model` costs: by a price of its own, as scripted models may have, else by its name.
+    """What `model` costs: by a price of its own, as scripted models may have, else by its name and where it is.
 
     Raises:
         UnknownModelError: See `price_of`.
     """
     own: Price | None = getattr(model, "price", None)
-    return own if own is not None else price_of(model.name, budget)
+    if own is not None:
+        return own
+    provider, base_url = getattr(model, "provider", None), getattr(model, "base_url", None)
+    return price_of(model.name, budget, provider=provider, base_url=base_url)
 
 
-def price_of(model_name: str, budget: BudgetSettings) -> Price:
+def price_of(
+    model_name: str, budget: BudgetSettings, *, provider: str | None = None, base_url: str | None = None
+) -> Price:
     """What a model costs: as `budget.prices` says, else as the list of `genai-prices` does.
+
+    Args:
+        model_name: The model's id.
+        budget: The settings.
+        provider: Whose model it is, as that list calls them, for names that do not tell it by themselves.
+        base_url: Where it is served: services that the list knows have prices of their own.
 
     Raises:
         UnknownModelError: Neither knows it, and `budget.unpriced` is not set.
@@ -157,16 +185,19 @@ def price_of(model_name: str, budget: BudgetSettings) -> Price:
         return configured_price(budget.prices[model_name])
     if model_name == "human" or model_name.startswith("scripted:"):
         return _free
-    try:
-        return _list_price(model_name)
-    except LookupError:
-        if budget.unpriced:
-            return _free
-        raise UnknownModelError(
-            f"nobody knows what {model_name} costs: write its price under budget.prices in config.yaml, "
-            "or set budget.unpriced: true to run it without counting money",
-            usage=Usage(),
-        ) from None
+    for place in ({"provider_api_url": base_url}, {"provider_id": provider}, {}):
+        try:
+            if None not in place.values():
+                return _list_price(model_name, place)
+        except LookupError:
+            continue
+    if budget.unpriced:
+        return _free
+    raise UnknownModelError(
+        f"nobody knows what {model_name} costs: write its price under budget.prices in config.yaml, "
+        "or set budget.unpriced: true to run it without counting money",
+        usage=Usage(),
+    )
 
 
 def configured_price(prices: TokenPrices) -> Price:
@@ -184,7 +215,7 @@ def configured_price(prices: TokenPrices) -> Price:
     return price
 
 
-def _list_price(model_name: str) -> Price:
+def _list_price(model_name: str, place: Mapping[str, Any]) -> Price:
     """The list's price, its steps by the size of the prompt included."""
     import genai_prices  # takes 0.3 s, and not every run needs it
 
@@ -198,7 +229,7 @@ def _list_price(model_name: str) -> Price:
             cache_write_tokens=usage.cache_write_tokens,
             output_tokens=usage.output_tokens,
         )
-        listed = genai_prices.calc_price(counts, model_name, genai_request_timestamp=when)
+        listed = genai_prices.calc_price(counts, model_name, **place, genai_request_timestamp=when)
         return math.ceil(listed.total_price * 1_000_000)
 
     # Some prices change with the time of day, and a call may begin in one hour and be billed in the next: the dearest

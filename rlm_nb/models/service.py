@@ -42,8 +42,14 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must stand."""
 
+LINGER = 0.1
+"""Seconds that a connection is given after a reply to come to its end, so that the next call can use it."""
+
 _News = str | Reply | Exception | None
 """What a call's thread tells: a piece of text, how it ended, or nothing but to look up (from whoever cancels)."""
+
+Tell = Callable[[str | Reply], None]
+"""Takes the pieces of a reply, and in the end the whole."""
 
 
 class Client(Protocol):
@@ -73,15 +79,16 @@ class Lines(Generic[C]):
 
     def call(
         self,
-        ask: Callable[[Line[C], Callable[[str], None]], Reply],
+        ask: Callable[[Line[C], Tell], None],
         agent: str,
         cancel: Cancellation,
         on_text: Callable[[str], None] | None,
     ) -> Reply:
-        """Have `ask` make a call in a thread of its own, given a line and whom to tell each piece of text.
+        """Make a call in a thread of its own.
 
         Args:
-            ask: Makes the call; what it raises is raised here.
+            ask: Makes the call on a line, and tells each piece of text, then the reply. What it raises is raised here;
+                what it does after the reply is to leave the line as one that can be used again.
             agent: Who asks.
             cancel: Returns soon with `CancelledError` when it is set.
             on_text: Called with each piece of text as it arrives, in this thread.
@@ -95,7 +102,7 @@ class Lines(Generic[C]):
 
         def work() -> None:
             try:
-                news.put(ask(line, news.put))
+                ask(line, news.put)
             except Exception as error:  # noqa: BLE001 - whatever it is, the thread that waits raises it
                 news.put(error)
 
@@ -107,7 +114,11 @@ class Lines(Generic[C]):
         except BaseException:
             line.wire.cut()
             raise
-        self.idle.append(line)
+        worker.join(LINGER)
+        if worker.is_alive():
+            line.wire.cut()
+        else:
+            self.idle.append(line)
         return reply
 
 

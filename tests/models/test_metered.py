@@ -141,6 +141,20 @@ def test_a_paid_model_that_counts_nothing(ledger: BudgetFile) -> None:
     assert ledger.balance().spent == before
 
 
+def test_a_service_that_says_what_it_does_not_know(ledger: BudgetFile) -> None:
+    """A reply that nobody has counted is charged at its worst; a free one counts as what was said."""
+    silent = Oracle(lambda request: Reply("five!", counted=False))
+    bound = 1 + 2 * MESSAGE_OVERHEAD
+    paid = metered(silent, ledger)
+    reply = paid.complete(question("?"), Cancellation())
+    assert (reply.cost, reply.usage) == (worst_case(PRICE, bound, 1000), Usage(bound, 1000))
+    assert (paid.usage, ledger.balance().spent) == (reply.usage, reply.usage)
+    free = metered(silent, ledger, configured_price(TokenPrices(input=0, output=0)))
+    reply = free.complete(question("?"), Cancellation())
+    assert (reply.cost, reply.usage) == (0, Usage(bound, 5))
+    assert ledger.balance().spent == paid.usage + free.usage
+
+
 def test_the_bound_of_a_prompt_is_exact_where_it_repeats(ledger: BudgetFile) -> None:
     """What the service has counted before is not counted in bytes again."""
     bounds: list[int] = []
@@ -237,6 +251,50 @@ def test_the_list_knows_what_kinds_of_tokens_cost() -> None:
     assert read < plain < written < said
     assert price(Usage(1_000_000, 1_000_000, 1_000_000, 1_000_000)) == plain + said + read + written
     assert worst_case(price, 1_000_000, 1_000_000) == written + said
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "gpt-4.1-mini", "gpt-5", "gpt-5-mini-2025-08-07", "o3", "o4-mini", "o1"])
+def test_openais_models_have_a_price(name: str) -> None:
+    """Plain and cached tokens are charged apart, and what is written to the cache is charged no less than plain."""
+    price = price_of(name, BudgetSettings())
+    plain, said, read, written = (
+        price(kind) for kind in (Usage(1000), Usage(0, 1000), Usage(0, 0, 1000), Usage(0, 0, 0, 1000))
+    )
+    assert 0 < read < plain <= written < said
+    assert price(Usage(1000, 1000, 1000, 1000)) == plain + said + read + written
+
+
+def test_a_name_that_only_its_provider_has() -> None:
+    """The list is asked for the provider that the model names, and for the place where it is served."""
+
+    class Theirs(Oracle):
+        name = "chatgpt-4o-latest"
+        provider = "openai"
+
+    class Elsewhere(Oracle):
+        name = "llama-3.3-70b-versatile"
+        provider = "openai"
+        base_url = "https://api.groq.com/openai/v1"
+
+    for model in (Theirs(OSError()), Elsewhere(OSError())):
+        assert price_for(model, BudgetSettings())(Usage(1000)) > 0
+        with pytest.raises(UnknownModelError):
+            price_of(f"{model.name}-not", BudgetSettings(), provider="openai")
+
+
+def test_a_server_of_ones_own_has_no_price() -> None:
+    """What nobody lists is refused, wherever it is served; a price for it can be set."""
+
+    class Own(Oracle):
+        name = "qwen3-coder"
+        provider = "openai"
+        base_url = "http://localhost:8000/v1"
+
+    model = Own(OSError())
+    with pytest.raises(UnknownModelError, match=r"qwen3-coder.*budget\.prices.*budget\.unpriced: true"):
+        price_for(model, BudgetSettings())
+    priced = BudgetSettings(prices={"qwen3-coder": TokenPrices(input=0.1, output=0.4, cache_read=0.01)})
+    assert price_for(model, priced)(Usage(100, 100, 100)) == 10 + 40 + 1
 
 
 def test_a_list_price_by_size_goes_by_the_whole_prompt() -> None:

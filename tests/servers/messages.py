@@ -64,8 +64,9 @@ class Fails:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def body(self) -> dict[str, Any]:
-        return error_body(ERROR_TYPES.get(self.status, "api_error"), self.message or f"a {self.status} for the test")
+    def words(self) -> str:
+        """What it says."""
+        return self.message or f"a {self.status} for the test"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Received:
     @property
     def opens(self) -> bool:
         """Whether nobody has answered yet in this conversation."""
-        return all(message["role"] == "user" for message in self.json["messages"])
+        return all(message["role"] != "assistant" for message in self.json["messages"])
 
 
 Answer = Says | Fails | str
@@ -191,25 +192,47 @@ class MessagesServer:
             or (self.respond(request) if self.respond else Fails(400, "the test's server has no answer left"))
         )
 
-    def usage(self, request: Received) -> dict[str, int]:
-        """Input counts as the prompt cache would give them: every request that asks for it is cached whole."""
+    def cached(self, request: Received) -> tuple[int, int]:
+        """Tokens of the prompt, and how many of them were read from the cache; it keeps each request whole."""
         tokens = [len(part) // 4 + 1 for part in request.prefix]
         marks = prefixes.digests(request.prefix)
-        if b'"cache_control"' not in request.body:
-            return {"input_tokens": sum(tokens), "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
         with self._changed:
             read = next((self._cached[mark] for mark in reversed(marks) if mark in self._cached), 0)
             self._cached[marks[0]] = tokens[0]
             self._cached[marks[-1]] = sum(tokens)
-        return {
-            "input_tokens": 0,
-            "cache_read_input_tokens": read,
-            "cache_creation_input_tokens": sum(tokens) - read,
-        }
+        return sum(tokens), read
+
+    # What is this protocol's, and not another's.
+
+    path = "/v1/messages"
+
+    def whole(self, answer: Says, request: Received) -> dict[str, Any]:
+        """The message, as it is sent to whoever does not want it streamed."""
+        return _message(answer, request, self._usage(request))
+
+    def events(self, answer: Says, request: Received) -> list[bytes]:
+        """The message as the API streams it."""
+        return [_framed(event) for event in _events(answer, request, self._usage(request))]
+
+    def error_event(self, kind: str) -> bytes:
+        """An error in the middle of a stream."""
+        return _framed(("error", error_body(kind, "a fault for the test")))
+
+    def failure(self, answer: Fails) -> dict[str, Any]:
+        """The body of an error."""
+        return error_body(ERROR_TYPES.get(answer.status, "api_error"), answer.words)
+
+    def _usage(self, request: Received) -> dict[str, int]:
+        """Input counts as the prompt cache would give them: every request that asks for it is cached whole."""
+        if b'"cache_control"' not in request.body:
+            tokens = sum(len(part) // 4 + 1 for part in request.prefix)
+            return {"input_tokens": tokens, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
+        tokens, read = self.cached(request)
+        return {"input_tokens": 0, "cache_read_input_tokens": read, "cache_creation_input_tokens": tokens - read}
 
     def _refusal(self, request: Received) -> Fails | None:
         """What the service says to a request that it does not take, whatever the test has in store."""
-        if request.path != "/v1/messages":
+        if request.path != self.path:
             return Fails(404, f"no such path: {request.path}")
         given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key")
         if self.key is not None and given != self.key:
@@ -280,11 +303,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Says | Fails, request: Received) -> None:
         if isinstance(answer, Fails):
-            self._send_json(answer.status, answer.body, answer.headers)
+            self._send_json(answer.status, self.server.api.failure(answer), answer.headers)
         elif request.json.get("stream"):
-            self._send_stream(answer, _events(answer, request, self.server.api.usage(request)))
+            self._send_stream(answer, self.server.api.events(answer, request))
         elif self._goes_on(answer, 0):
-            self._send_json(200, _message(answer, request, self.server.api.usage(request)))
+            self._send_json(200, self.server.api.whole(answer, request))
 
     def _send_json(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(value).encode()
@@ -295,7 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _send_stream(self, answer: Says, events: list[Event]) -> None:
+    def _send_stream(self, answer: Says, events: list[bytes]) -> None:
         if not self._goes_on(answer, 0):
             return
         self.send_response(200)
@@ -308,14 +331,13 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._goes_on(answer, count):
                 return
             if answer.error is not None and answer.error[0] == count:
-                self._send_event(("error", error_body(answer.error[1], "a fault for the test")))
+                self._send_event(self.server.api.error_event(answer.error[1]))
                 break
             if answer.end == count:
                 break
         self.wfile.write(b"0\r\n\r\n")
 
-    def _send_event(self, event: Event) -> None:
-        data = f"event: {event[0]}\ndata: {json.dumps(event[1])}\n\n".encode()
+    def _send_event(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _goes_on(self, answer: Says, count: int) -> bool:
@@ -362,13 +384,17 @@ def _events(answer: Says, request: Received, usage: Mapping[str, int]) -> list[E
         events.append(("content_block_start", {"index": index, "content_block": empty}))
         if index == 0:
             events.append(("ping", {}))
-        for piece in _cut(block[kind], answer.pieces):
+        for piece in cut_up(block[kind], answer.pieces):
             events.append(("content_block_delta", {"index": index, "delta": {"type": f"{kind}_delta", kind: piece}}))
         events.append(("content_block_stop", {"index": index}))
     last = {"stop_reason": answer.stop_reason, "stop_sequence": None}
     events.append(("message_delta", {"delta": last, "usage": {"output_tokens": whole["usage"]["output_tokens"]}}))
     events.append(("message_stop", {}))
     return [(name, {"type": name, **data}) for name, data in events]
+
+
+def _framed(event: Event) -> bytes:
+    return f"event: {event[0]}\ndata: {json.dumps(event[1])}\n\n".encode()
 
 
 ERROR_TYPES = {
@@ -388,7 +414,8 @@ def error_body(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_test"}
 
 
-def _cut(text: str, pieces: int) -> list[str]:
+def cut_up(text: str, pieces: int) -> list[str]:
+    """The text in so many pieces, or fewer."""
     size = max(1, -(-len(text) // pieces))
     return [text[at : at + size] for at in range(0, len(text), size)]
 
