@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must stand."""
 
-LINGER = 0.1
+LINGER = 0.5
 """Seconds that a connection is given after a reply to come to its end, so that the next call can use it."""
 
 _News = str | Reply | Exception | None
