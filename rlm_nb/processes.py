@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+import select
+import threading
 
 import psutil
 
@@ -21,6 +23,42 @@ def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this number, and began at this time, still runs."""
     if (pid, started) == this_process():
         return True  # the most frequent question, answered without a look at the system
+    with _lock:
+        handle = _handles.get((pid, started))
+        if handle is not None and not (ended := _has_ended(handle)):
+            return True
+        if handle is not None and ended:
+            os.close(_handles.pop((pid, started)))
+            return False
+        alive = _is_alive(pid, started)
+        if alive and (handle := _open(pid)) is not None:
+            # Looked at again: the number may have gone to another process in between.
+            if alive := _is_alive(pid, started):
+                _handles[pid, started] = handle
+            else:
+                os.close(handle)
+        return alive
+
+
+_lock = threading.Lock()
+_handles: dict[tuple[int, float], int] = {}
+"""The system's handle on each process that was asked about and lives: asking it is fast, looking at /proc is not."""
+
+
+def _open(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not on this system, or not for us
+        return None
+
+
+def _has_ended(handle: int) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _is_alive(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
         # Another start: the number went to another process.

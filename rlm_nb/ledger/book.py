@@ -133,8 +133,17 @@ class Book(_Part):
 
     def room(self, without: str | None = None) -> Room:
         """What the limits leave beside what is spent and reserved, but for the lease `without`."""
-        held = (lease.amount for key, lease in self.leases.items() if key != without)
-        return Room(self.limits, sum(held, self.spent.amount))
+        held = [lease for key, lease in self.leases.items() if key != without]
+        spent, openings = self.spent.amount, sum(lease.kind == "opening" for lease in held)
+        # In one go for each kind: an amount for each lease would take longer than all the rest of a call.
+        taken = Amount(
+            cost=spent.cost + sum(lease.cost for lease in held),
+            input_tokens=spent.input_tokens + sum(lease.input_tokens for lease in held),
+            output_tokens=spent.output_tokens + sum(lease.output_tokens for lease in held),
+            calls=spent.calls + len(held) - openings,
+            sandboxes=spent.sandboxes + openings,
+        )
+        return Room(self.limits, taken)
 
     def has_calls(self) -> bool:
         """Whether a call is under way that may give something back."""

@@ -10,26 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import LedgerError
 from rlm_nb.ledger.book import Book, Kind, Reservation
 from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call
 from rlm_nb.ledger.limits import Amount, Limits
+from rlm_nb.ledger.storage import Storage
 from rlm_nb.processes import is_alive, this_process
 from rlm_nb.protocols import Price
 from rlm_nb.records import Balance, Usage
 
-PATIENCE = 60.0
-"""Seconds after which a lock that is not given up is an error: its holder is not dead, but stopped."""
-
 
 class BudgetFile:
     """The ledger in the file `path`, for any number of threads and processes; each process opens it for itself.
-
-    The lock is `path` + `.lock`. It is the operating system's and ends with its holder, so it is never removed:
-    unlinking a locked file would split its waiters across two inodes.
 
     Args:
         path: The budget file.
@@ -37,8 +30,10 @@ class BudgetFile:
     """
 
     def __init__(self, path: Path, *, margin: int = MARGIN_TOKENS) -> None:
-        self.path = path.resolve()  # two names of one purse share one lock
+        self._storage = Storage(path)
+        self.path = self._storage.path
         self._margin = margin
+        self._latest: tuple[bytes, Book | None] = b"", None
         self._serial = secrets.token_hex(3)
         # The wall clock is read once and carried on by the monotonic one: setting the clock moves no deadline of a run
         # under way. A process that opens the file later can only go by the clock that it finds.
@@ -52,10 +47,10 @@ class BudgetFile:
             LedgerError: The file exists, or cannot be written.
         """
         ledger = cls(path, margin=margin)
-        with ledger._locked():
+        with ledger._storage.locked():
             if ledger.path.exists():
                 raise LedgerError(f"{ledger.path}: there is a budget file already; open it, or choose another place")
-            ledger._write(Book.new(limits, ledger._now()).as_bytes())
+            ledger._storage.write(Book.new(limits, ledger._now()).as_bytes())
         return ledger
 
     @classmethod
@@ -160,6 +155,8 @@ class BudgetFile:
         """Give back the finishing call that was kept for `agent`, which has ended."""
         with self._changing() as book:
             book.leases.pop(self._promise(agent), None)
+        if not book.leases:
+            self._storage.rest()
 
     def balance(self) -> Balance:
         """What is spent, reserved and left."""
@@ -181,19 +178,26 @@ class BudgetFile:
         return self._epoch + time.monotonic()
 
     def _look(self) -> Book:
-        """The book as it stands; a reader needs no lock, since the file is only ever replaced by a whole one."""
-        return self._parse(self._read())
+        """The book as it stands."""
+        return self._parse(self._storage.look())
 
     @contextmanager
     def _changing(self) -> Iterator[Book]:
         """The book, locked; when the block ends well, what it changed is written down."""
-        with self._locked():
-            before = self._read()
-            book = self._parse(before)
+        with self._storage.locked():
+            before = self._storage.read()
+            # What we wrote last and nobody has changed since need not be parsed, which is the most of a change's time.
+            text, book = self._latest
+            self._latest = b"", None  # the block may leave a book that is not what the file holds
+            if book is None or text != before:
+                book = self._parse(before)
+            else:
+                book.bury(is_alive)
             yield book
             after = book.as_bytes()
             if after != before:
-                self._write(after)
+                self._storage.write(after)
+            self._latest = after, book
 
     def _parse(self, text: bytes) -> Book:
         """The book without the dead."""
@@ -203,43 +207,6 @@ class BudgetFile:
             raise LedgerError(f"{self.path}: {error}") from None
         book.bury(is_alive)
         return book
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # A lock object for each step: one of them may not cross a fork. No soft lock where flock is missing: it would
-        # outlive a holder that was killed.
-        lock = filelock.FileLock(f"{self.path}.lock", PATIENCE, poll_interval=0.01, fallback_to_soft=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise LedgerError(
-                f"{self.path}: locked for {PATIENCE:g} s; a process that shares it is stopped, resume or end it"
-            ) from None
-        except OSError as error:
-            raise LedgerError(f"{self.path}: cannot be locked: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _read(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            raise LedgerError(f"{self.path}: there is no budget file; create one, or was its run removed?") from None
-        except OSError as error:
-            raise LedgerError(f"{self.path}: cannot be read: {error.strerror}") from None
-
-    def _write(self, text: bytes) -> None:
-        # Written beside and moved over, so that the file is whole whenever a process is killed; a rest of the killed
-        # one's is overwritten by the next. No fsync: a killed process loses nothing that the system has taken, and a
-        # power cut ends every holder too; at the worst it leaves a damaged file, which is refused, never reset.
-        beside = self.path.with_name(f"{self.path.name}.new")
-        try:
-            beside.write_bytes(text)
-            beside.replace(self.path)
-        except OSError as error:
-            raise LedgerError(f"{self.path}: cannot be written: {error.strerror}") from None
 
 
 class Lease:

@@ -104,7 +104,9 @@ def test_the_file_is_whole_after_sigkill_at_any_moment(path: Path) -> None:
     assert ledger.balance().spent_cost >= billed > 0
     ledger.release_agent("root")
     assert json.loads(path.read_text())["leases"] == {}
-    assert {file.name for file in path.parent.iterdir()} <= {"budget.json", "budget.json.lock", "budget.json.new"}
+    assert {file.name for file in path.parent.iterdir()} <= {
+        f"budget.json{end}" for end in ("", ".lock", ".new", ".old")
+    }
 
 
 class _Spender:
