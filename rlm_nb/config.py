@@ -98,6 +98,7 @@ class BudgetSettings(Section):
     max_input_tokens: int | None = Field(None, gt=0)
     max_output_tokens: int | None = Field(None, gt=0)
     max_calls: int | None = Field(None, gt=0)
+    file: Path | None = None
     unpriced: bool = False
     prices: dict[str, TokenPrices] = Field(default_factory=dict)
 
@@ -292,7 +293,7 @@ def _value(section: str, name: str, text: str) -> Any:
     settings = Config.model_fields[section].annotation
     assert isinstance(settings, type)
     assert issubclass(settings, BaseModel)
-    if settings.model_fields[name].annotation in (str, str | None, Path) and text != "null":
+    if settings.model_fields[name].annotation in (str, str | None, Path, Path | None) and text != "null":
         return text
     try:
         return yaml.safe_load(text)

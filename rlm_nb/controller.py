@@ -29,7 +29,7 @@ from rlm_nb.errors import BridgeError, CancelledError, RLMError, RunFolderError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.session import OnOutput
-from rlm_nb.ledger import BudgetFile, Limits
+from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
@@ -163,12 +163,12 @@ def open_run(
         price = price_for(model, config.budget)
         if context is not None:
             context = _readable(context)
-        limits = _limits(config)
         cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
         audience = _Audience(listen, cancel)
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
+        ledger = _ledger(config, folder, audience)
         origin = stack.enter_context(
             Source.open(
                 str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel
@@ -184,7 +184,7 @@ def open_run(
                 source=origin,
                 model=model,
                 price=price,
-                ledger=BudgetFile.create(folder / "budget.json", limits),
+                ledger=ledger,
                 launcher=launcher,
                 listen=audience,
                 cancel=cancel,
@@ -202,7 +202,7 @@ class Run:
     source: Source
     model: Model
     price: Price
-    ledger: BudgetFile
+    ledger: BudgetFile | SharedBudget
     launcher: Launcher
     listen: Listener
     cancel: Cancellation
@@ -585,6 +585,19 @@ def _help(task: Task, config: Config) -> dict[str, str]:
         )
         help_texts[f"{name}({parameters})"] = " ".join((inspect.getdoc(function) or "").split())
     return help_texts
+
+
+def _ledger(config: Config, folder: Path, listen: Listener) -> BudgetFile | SharedBudget:
+    """The run's budget; where the settings name a purse, within what is in that."""
+    limits = _limits(config)
+    if config.budget.file is None:
+        return BudgetFile.create(folder / "budget.json", limits)
+    of_all = limits.model_copy(update={"sandboxes": None, "deadline": None})
+    purse, made = BudgetFile.share(config.budget.file, of_all, folder.name)
+    left, limit = purse.balance().left_cost, purse.limits().cost
+    holds = "no limit of money" if left is None or limit is None else f"${left / 1e6:.2f} left of ${limit / 1e6:.2f}"
+    listen(Notice("root", f"{config.budget.file} {'was made, and ' if made else ''}has {holds}"))
+    return SharedBudget(BudgetFile.create(folder / "budget.json", limits), purse)
 
 
 def _limits(config: Config) -> Limits:

@@ -26,6 +26,7 @@ def app() -> typer.Typer:
     import typer
 
     from rlm_nb.cli.clean import clean
+    from rlm_nb.cli.budget import budget
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.tree import tree
 
@@ -47,6 +48,7 @@ def app() -> typer.Typer:
     commands.command(epilog=EXIT_CODES)(run)
     commands.command()(tree)
     commands.command()(clean)
+    commands.command()(budget)
     return commands
 
 

@@ -62,10 +62,15 @@ class Spent(_Part):
 
 
 class Reservation(_Part):
-    """What an agent holds at the moment, and the process that it lives in, by its number and its start."""
+    """What an agent holds at the moment, and the process that it lives in, by its number and its start.
+
+    `run` is its run where several share the file; `since` is when it was reserved, in seconds since the epoch.
+    """
 
     kind: Kind
     agent: str
+    run: str = ""
+    since: float = 0.0
     pid: int
     started: float
     cost: Count = 0
@@ -77,6 +82,11 @@ class Reservation(_Part):
         """As the limits count it."""
         calls, sandboxes = (0, 1) if self.kind == "opening" else (1, 0)
         return Amount(self.cost, self.input_tokens, self.output_tokens, calls, sandboxes)
+
+    @property
+    def payer(self) -> str:
+        """By whose name it is spent: a run's, where several share the file, or an agent's."""
+        return self.run or self.agent
 
     def shrink(self, to: Amount) -> None:
         """Hold no more than `to`."""
@@ -163,10 +173,10 @@ class Book(_Part):
             seconds_left=None if deadline is None else max(0.0, deadline - now),
         )
 
-    def charge(self, agent: str, cost: int, usage: Usage) -> None:
-        """Count a call as spent, in all and for its agent."""
+    def charge(self, payer: str, cost: int, usage: Usage) -> None:
+        """Count a call as spent, in all and by whom."""
         self.spent.add_call(cost, usage)
-        self.agents.setdefault(agent, Spent()).add_call(cost, usage)
+        self.agents.setdefault(payer, Spent()).add_call(cost, usage)
 
     def bury(self, is_alive: Callable[[int, float], bool]) -> None:
         """Settle for the dead: their calls may have been billed in full, the rest never came about.
@@ -178,4 +188,4 @@ class Book(_Part):
         dead = [key for key, lease in self.leases.items() if not alive(lease.pid, lease.started)]
         for lease in map(self.leases.pop, dead):
             if lease.kind == "call":
-                self.charge(lease.agent, lease.cost, lease.amount.usage)
+                self.charge(lease.payer, lease.cost, lease.amount.usage)

@@ -66,7 +66,7 @@ class Call:
         return replace(alone, promise=finishing_call(self.price, self.prompt_tokens + tokens, self.margin))
 
     def _offer_alone(self, tokens: int) -> Grant:
-        return Grant(_worst_call(self.price, self.prompt_tokens, tokens))
+        return Grant(worst_call(self.price, self.prompt_tokens, tokens))
 
     @property
     def _shortest(self) -> int:
@@ -101,10 +101,11 @@ class Grant:
 
 def finishing_call(price: Price, repeats: int, margin: int) -> Amount:
     """The worst case of a finishing call whose prompt repeats so many tokens and adds `margin` at most."""
-    return _worst_call(price, repeats + margin, FINISH_TOKENS)
+    return worst_call(price, repeats + margin, FINISH_TOKENS)
 
 
-def _worst_call(price: Price, prompt_tokens: int, max_tokens: int) -> Amount:
+def worst_call(price: Price, prompt_tokens: int, max_tokens: int) -> Amount:
+    """What a call reserves."""
     return Amount(worst_case(price, prompt_tokens, max_tokens), prompt_tokens, max_tokens, calls=1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import LedgerError
 from rlm_nb.ledger.book import Book, Kind, Reservation
-from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call
+from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call, worst_call
 from rlm_nb.ledger.limits import Amount, Limits
 from rlm_nb.ledger.storage import Storage
 from rlm_nb.processes import is_alive, this_process
@@ -27,12 +27,14 @@ class BudgetFile:
     Args:
         path: The budget file.
         margin: Tokens that a finishing call may read beyond the prompt and reply of the agent's last call.
+        run: The run that draws on a file that several runs share: what it holds and spends stands there by its name,
+            and no deadline holds in it.
     """
 
-    def __init__(self, path: Path, *, margin: int = MARGIN_TOKENS) -> None:
+    def __init__(self, path: Path, *, margin: int = MARGIN_TOKENS, run: str = "") -> None:
         self._storage = Storage(path)
         self.path = self._storage.path
-        self._margin = margin
+        self._margin, self._run = margin, run
         self._latest: tuple[bytes, Book | None] = b"", None
         self._serial = secrets.token_hex(3)
         # The wall clock is read once and carried on by the monotonic one: setting the clock moves no deadline of a run
@@ -63,6 +65,25 @@ class BudgetFile:
         ledger = cls(path, margin=margin)
         ledger._look()
         return ledger
+
+    @classmethod
+    def share(cls, path: Path, limits: Limits, run: str) -> tuple[BudgetFile, bool]:
+        """The purse that several runs share, and whether it was made now; the limits of one that was there stay.
+
+        Args:
+            path: The purse.
+            limits: For a new one.
+            run: Who draws on it.
+
+        Raises:
+            LedgerError: It cannot be made, is damaged, or a newer version wrote it.
+        """
+        ledger = cls(path, run=run)
+        with ledger._storage.locked():
+            if made := not ledger.path.exists():
+                ledger._storage.write(Book.new(limits, ledger._now()).as_bytes())
+        ledger._look()
+        return ledger, made
 
     def reserve_call(
         self,
@@ -100,16 +121,16 @@ class BudgetFile:
         promise = self._promise(agent)
         while True:
             with self._changing() as book:
-                if not finishing:
+                if not (finishing or self._run):
                     book.check_time(self._now())
                 room = book.room(without=None if aside else promise)
                 if not (cancel and book.has_calls() and call.is_cramped(room)):
                     grant = call.grant(room, promised=promise in book.leases)
-                    held = _reservation("call", agent, grant.call)
+                    held = self._hold("call", agent, grant.call)
                     key = secrets.token_hex(6)
                     book.leases[key] = held
                     if grant.promise:
-                        book.leases[promise] = _reservation("finishing", agent, grant.promise)
+                        book.leases[promise] = self._hold("finishing", agent, grant.promise)
                     elif finishing:
                         book.leases.pop(promise, None)
                     return Lease(self, key, held, price, aside=aside)
@@ -133,7 +154,7 @@ class BudgetFile:
             book.check_time(self._now())
             if error := book.room().breach(slot):
                 raise error
-            book.leases[key] = _reservation("opening", agent, slot)
+            book.leases[key] = self._hold("opening", agent, slot)
         opening = True
 
         def started() -> None:
@@ -170,6 +191,34 @@ class BudgetFile:
         """What each agent's own calls have cost."""
         return {agent: spent.amount for agent, spent in self._look().agents.items()}
 
+    def limits(self) -> Limits:
+        """What may be spent in all."""
+        return self._look().limits
+
+    @classmethod
+    def look(cls, path: Path) -> Book:
+        """What the file holds, the reservations of the dead included; nothing is changed.
+
+        Raises:
+            LedgerError: There is none, it is damaged, or a newer version wrote it.
+        """
+        storage = Storage(path)
+        return _parsed(storage.path, storage.look())
+
+    def _hold(self, kind: Kind, agent: str, amount: Amount) -> Reservation:
+        pid, started = this_process()
+        return Reservation(
+            kind=kind,
+            agent=agent,
+            run=self._run,
+            pid=pid,
+            started=started,
+            since=self._now(),
+            cost=amount.cost,
+            input_tokens=amount.input_tokens,
+            output_tokens=amount.output_tokens,
+        )
+
     def _promise(self, agent: str) -> str:
         """The key of the finishing call kept for `agent`; two runs that share a purse both have a `root`."""
         return f"finishing {agent} {self._serial}"
@@ -201,10 +250,7 @@ class BudgetFile:
 
     def _parse(self, text: bytes) -> Book:
         """The book without the dead."""
-        try:
-            book = Book.parse(text)
-        except LedgerError as error:
-            raise LedgerError(f"{self.path}: {error}") from None
+        book = _parsed(self.path, text)
         book.bury(is_alive)
         return book
 
@@ -218,6 +264,20 @@ class Lease:
         self._price, self._aside = price, aside
         self._settled = False
         self._lock = threading.Lock()
+
+    def lower(self, max_tokens: int) -> None:
+        """Ask for a shorter reply than was reserved."""
+        with self._ledger._changing() as book:
+            if held := book.leases.get(self._key):
+                held.shrink(worst_call(self._price, held.input_tokens, max_tokens))
+                self._held = held
+        self.max_tokens = max_tokens
+
+    def release(self) -> None:
+        """Give everything back: the call is not made."""
+        with self._ledger._changing() as book:
+            book.leases.pop(self._key, None)
+        self._settled = True
 
     def settle(self, usage: Usage | None) -> int:
         """Charge what was used, give back the rest, return micro-dollars; `None` keeps the whole reservation as spent.
@@ -238,7 +298,7 @@ class Lease:
                 if book.leases.pop(self._key, None) is None:
                     cost = self._held.cost  # taken for dead from outside its container, it was charged in full
                 else:
-                    book.charge(self._held.agent, cost, usage)
+                    book.charge(self._held.payer, cost, usage)
                 promise = book.leases.get(self._ledger._promise(self._held.agent))
                 if promise and usage.prompt_tokens and not self._aside:
                     promise.shrink(suffices)
@@ -246,14 +306,8 @@ class Lease:
         return cost
 
 
-def _reservation(kind: Kind, agent: str, amount: Amount) -> Reservation:
-    pid, started = this_process()
-    return Reservation(
-        kind=kind,
-        agent=agent,
-        pid=pid,
-        started=started,
-        cost=amount.cost,
-        input_tokens=amount.input_tokens,
-        output_tokens=amount.output_tokens,
-    )
+def _parsed(path: Path, text: bytes) -> Book:
+    try:
+        return Book.parse(text)
+    except LedgerError as error:
+        raise LedgerError(f"{path}: {error}") from None
