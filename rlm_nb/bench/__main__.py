@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 
-from rlm_nb.bench import fanout, flatness, iteration, ledger, memory, save, sdk, start
+from rlm_nb.bench import fanout, flatness, iteration, ledger, memory, purse, save, sdk, start
 from rlm_nb.bench.table import Row, show
 
 BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
@@ -20,6 +20,7 @@ BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "save": save.measure,
     "ledger": ledger.measure,
     "flatness": flatness.measure,
+    "purse": purse.measure,
 }
 """Every bench: told whether to be quick, it yields its rows."""
 

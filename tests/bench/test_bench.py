@@ -30,6 +30,7 @@ def cells(table: str) -> list[list[str]]:
     return [row for row in rows if row]
 
 
+NAMES = "start, memory, iteration, fanout, sdk, save, ledger, purse"
 VERDICTS = ("met", "not met")
 
 
@@ -39,12 +40,27 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     done = bench("--quick")
     assert done.returncode == 0, done.stderr
     named = [
-        f"measuring: {name}" for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness")
+        f"measuring: {name}"
+        for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness", "purse")
     ]
     assert done.stderr.splitlines() == named
-    start, private, together, iteration, path, wall, growth, sdk, short, long, ledger, kernels, iterations = cells(
-        done.stdout
-    )
+    (
+        start,
+        private,
+        together,
+        iteration,
+        path,
+        wall,
+        growth,
+        sdk,
+        short,
+        long,
+        ledger,
+        kernels,
+        iterations,
+        within,
+        speed,
+    ) = cells(done.stdout)
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
     assert private[4] == "≤ 40% of stock reach for 30%"
@@ -65,9 +81,12 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     assert kernels[0].startswith("4 kernels: ")
     assert iterations[0].startswith("4 iterations of one agent: ")
     assert kernels[4] == iterations[4] == "≤ 5 MB more memory, nothing else more reach for 1 MB"
-    for row in (start, private, together, iteration, path, wall, growth, sdk, long, kernels, iterations):
+    for row in (start, private, together, iteration, path, wall, growth, sdk, long, kernels, iterations, speed):
         assert row[5] in VERDICTS
     assert ledger[3].endswith("operations/s")
+    assert within[0].startswith("8 processes × 10 calls of random cost, 3 killed in mid-call")
+    assert within[5] == "met"  # on every machine: this one is no matter of speed
+    assert speed[4] == "≥ 500 operations/s"
     assert set(clean_environment.iterdir()) == before
 
 
@@ -78,7 +97,7 @@ def test_only_what_is_named() -> None:
     refused = bench("leger")
     assert refused.returncode == 2
     assert (
-        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness"
+        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness, purse"
         in refused.stderr
     )
     assert not refused.stdout
