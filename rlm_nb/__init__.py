@@ -11,10 +11,10 @@ Importing this package does nothing; the names below are loaded when they are fi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, which takes longer to import than everything here: Ctrl-C shall not fall into it
 if TYPE_CHECKING:
+    from typing import Any
+
     from rlm_nb.cancellation import Cancellation
     from rlm_nb.config import Config, secrets
     from rlm_nb.config import load as load_config
@@ -58,6 +58,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     module = import_module(f"{__name__}.{_HOMES[name]}")
     return getattr(module, "load" if name == "load_config" else name)
 

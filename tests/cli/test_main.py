@@ -8,9 +8,11 @@ import sys
 import termios
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
+import rlm_nb
 from tests.cli.conftest import PATIENCE, Command
 
 HEAVY = ("anthropic", "IPython", "zmq", "genai_prices", "pydantic_settings", "psutil")
@@ -29,6 +31,19 @@ def test_help_is_there_at_once(verb: list[str]) -> None:
     assert done.returncode == 0
     assert "Usage" in done.stdout
     assert done.stderr == "[]\n"
+
+
+def test_next_to_nothing_is_imported_before_ctrl_c_is_met() -> None:
+    """What Python imports before `main` can catch anything ends in a traceback when Ctrl-C falls into it."""
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(rlm_nb.__file__).parent.parent)!r})\n"
+        "before = set(sys.modules)\n"
+        "import rlm_nb.cli.main\n"
+        "print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['__future__', 'rlm_nb', 'rlm_nb.cli', 'rlm_nb.cli.main']\n"
 
 
 def test_help_explains_the_exit_codes(rlm_nb: Command) -> None:
