@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat.validator import iter_validate
+from pydantic import TypeAdapter, ValidationError
 
 from rlm_nb.errors import NotebookError
 from rlm_nb.notebook.metadata import (
@@ -22,6 +26,15 @@ from rlm_nb.notebook.metadata import (
 )
 from rlm_nb.records import CellResult, Iteration
 
+LARGEST = 512 * 1024 * 1024
+"""Bytes of the largest notebook that is read; what we record stays far below it."""
+
+MOST = 1e15
+"""No number of a record comes near it: not the seconds since the epoch, nor micro-dollars."""
+
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
+"""What a file raises that holds anything but what was recorded, or that in a nesting that nobody records."""
+
 
 def read(path: Path) -> Recorded:
     """Everything that an agent's notebook holds; the run may still be going on.
@@ -32,15 +45,23 @@ def read(path: Path) -> Recorded:
     Raises:
         NotebookError: It is missing, damaged, not the record of an agent, or from a newer version.
     """
-    notebook = _load(path)
-    rlm = notebook["metadata"].get("rlm")
-    if not isinstance(rlm, dict) or not isinstance(rlm.get("version"), int):
-        raise NotebookError(f"{path}: is a notebook, but not one that rlm-nb recorded")
-    if rlm["version"] > VERSION:
-        raise NotebookError(f"{path}: was recorded by a newer version of rlm-nb (format {rlm['version']}); update it")
+    data = _bytes(path)
     try:
-        return read_notebook(rlm, _iterations(rlm["agent"], notebook["cells"], path.parent))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        notebook = _notebook(path, data)
+        rlm = notebook["metadata"].get("rlm")
+        if not isinstance(rlm, dict) or not isinstance(rlm.get("version"), int):
+            raise NotebookError(f"{path}: is a notebook, but not one that rlm-nb recorded")
+        if rlm["version"] > VERSION:
+            raise NotebookError(f"{path}: was recorded by a newer version of rlm-nb; update it")
+    except DAMAGE as error:
+        raise NotebookError(f"{path}: is damaged: {error}") from error
+    try:
+        return _checked(read_notebook(rlm, _iterations(rlm["agent"], notebook["cells"], path.parent)))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise NotebookError(f"{path}: the record in this notebook is damaged: {where}: {fault['msg']}") from error
+    except DAMAGE as error:
         raise NotebookError(f"{path}: the record in this notebook is damaged: {error!r}") from error
 
 
@@ -56,16 +77,37 @@ def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[Iterat
     return tuple(read_iteration(agent, rlm, cells.get(number, ())) for number, rlm in begun.items() if rlm["complete"])
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """The notebook as plain values, its text joined, and found valid."""
+def _checked(recorded: Recorded) -> Recorded:
+    """The record with every value of the type that it should have. Raises `ValueError` if that cannot be."""
+    checked: Recorded = _types().validate_python(asdict(recorded))
+    for number in (checked.turn, checked.cost, checked.total_cost, checked.started, checked.ended):
+        if not abs(number) < MOST:  # NaN is not either
+            raise ValueError("a number in it is beyond reason")
+    return checked
+
+
+@cache
+def _types() -> TypeAdapter[Recorded]:
+    return TypeAdapter(Recorded)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        notebook = json.loads(path.read_bytes())
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise NotebookError(f"{path}: is no file")  # reading a pipe would wait for whoever writes into it
+        if status.st_size > LARGEST:
+            raise NotebookError(f"{path}: is too large to be read: {status.st_size:,} bytes")
+        return path.read_bytes()
     except FileNotFoundError:
         raise NotebookError(f"{path}: there is no such notebook") from None
     except OSError as error:
         raise NotebookError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise NotebookError(f"{path}: is damaged: {error}") from error
+
+
+def _notebook(path: Path, data: bytes) -> dict[str, Any]:
+    """The notebook as plain values, its text joined, and found valid."""
+    notebook = json.loads(data)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
         raise NotebookError(f"{path}: is not a notebook")
     if notebook["nbformat"] != 4:

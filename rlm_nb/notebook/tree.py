@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,13 +52,18 @@ def tree(run_folder: Path) -> Node:
     Raises:
         NotebookError: The folder holds no run.
     """
-    agents = {path.stem for path in run_folder.glob("*.ipynb") if _AGENT.fullmatch(path.stem)}
-    if not agents:
+    below: dict[str, set[str]] = {}
+    for path in run_folder.glob("*.ipynb"):
+        agent = path.stem
+        while _AGENT.fullmatch(agent) and agent not in below.get(parent := agent.rpartition(".")[0], ()):
+            below.setdefault(parent, set()).add(agent)
+            agent = parent
+    if not below:
         raise NotebookError(f"{run_folder}: there is no run here (no root.ipynb)")
-    return _node("root", agents, run_folder)
+    return _node("root", below, run_folder)
 
 
-_AGENT = re.compile(r"root(\.\d+)*")
+_AGENT = re.compile(r"root(\.[1-9][0-9]{0,8})*")
 
 
 def as_text(node: Node) -> str:
@@ -74,15 +79,25 @@ def as_rich(node: Node) -> Tree:
     return branch
 
 
-def _node(agent: str, agents: set[str], folder: Path) -> Node:
+def _node(agent: str, below: Mapping[str, set[str]], folder: Path) -> Node:
+    """The agent and those below it.
+
+    Args:
+        agent: Its path in the tree.
+        below: For each agent whose sub-agents left notebooks, or left some below them, the paths of those.
+        folder: Where the notebooks are.
+    """
     path = folder / f"{agent}.ipynb"
-    below = {".".join(name.split(".")[: agent.count(".") + 2]) for name in agents if name.startswith(f"{agent}.")}
+    found = below.get(agent, set())
     try:
+        if path.is_symlink():
+            raise NotebookError(f"{path}: is a link, which is not followed")
         recorded = read(path)
         last_sign = recorded.ended or path.stat().st_mtime
     except (NotebookError, OSError) as error:
         fault = first_line(str(error).removeprefix(f"{path}: "))
-        return Node(agent, path, "damaged", fault=fault, children=_children(below, agents, folder))
+        return Node(agent, path, "damaged", fault=fault, children=_children(found, below, folder))
+    named = {name for name in recorded.children if _AGENT.fullmatch(name) and name.rpartition(".")[0] == agent}
     return Node(
         agent,
         path,
@@ -92,12 +107,12 @@ def _node(agent: str, agents: set[str], folder: Path) -> Node:
         recorded.cost,
         max(0.0, last_sign - recorded.started),
         # A sub-agent that is named here and left no notebook belongs in the tree as well.
-        children=_children(below | set(recorded.children), agents, folder),
+        children=_children(found | named, below, folder),
     )
 
 
-def _children(names: set[str], agents: set[str], folder: Path) -> tuple[Node, ...]:
-    return tuple(_node(name, agents, folder) for name in sorted(names, key=_in_order))
+def _children(names: set[str], below: Mapping[str, set[str]], folder: Path) -> tuple[Node, ...]:
+    return tuple(_node(name, below, folder) for name in sorted(names, key=_in_order))
 
 
 def _in_order(agent: str) -> list[int]:
@@ -112,7 +127,7 @@ def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
 
 
 def _label(node: Node) -> Text:
-    name = Text(node.agent, Style(bold=True, link=node.notebook.resolve().as_uri()))
+    name = Text(node.agent, Style(bold=True, link=node.notebook.absolute().as_uri()))
     status, *facts = _facts(node)
     label = Text(" · ", no_wrap=True, overflow="ellipsis")
     return label.join([name, Text(status, _COLOURS[node.status]), *map(Text, facts)])

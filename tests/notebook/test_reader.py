@@ -62,6 +62,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         (lambda rlm: rlm.pop("task"), "the record in this notebook is damaged: KeyError('task')"),
         (lambda rlm: rlm.update(usage={"tokens": 1}), "damaged: TypeError"),
         (lambda rlm: rlm.update(patch=None), "damaged: TypeError"),
+        (lambda rlm: rlm.update(task=["a"]), "damaged: task.prompt: Input should be a valid string"),
+        (lambda rlm: rlm.update(cost=10**400), "damaged: ValueError"),
         (lambda rlm: rlm.pop("version"), "not one that rlm-nb recorded"),
     ],
 )

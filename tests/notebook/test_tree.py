@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
+import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import nbformat
@@ -123,3 +128,68 @@ def test_a_terminal_gets_links_and_no_orders(tmp_path: Path) -> None:
     assert f"{(tmp_path / 'root.ipynb').as_uri()}" in page
     assert " · [red]boo[/red]" in page
     assert "\x1b[2J" not in page
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place below a value that something else can be put into: a container, and a key or an index."""
+    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(item, dict | list):
+            yield from places(item)
+
+
+def test_any_value_may_be_any_other(tmp_path: Path) -> None:
+    """Whatever a notebook on disk holds in the place of a value, there is a tree, and it can be shown."""
+    agent(tmp_path, children=1)
+    path = tmp_path / "root.ipynb"
+    notebook = json.loads(path.read_text("utf-8"))
+    nested: Any = []
+    for _ in range(300):
+        nested = [nested]
+    odd = [None, 10**400, float("nan"), "\x1b[2J\ud800", [], ["root"], nested]
+    tried = 0
+    for container, key in places({"metadata": notebook["metadata"]["rlm"], "cells": notebook["cells"][1:2]}):
+        kept = container[key]
+        for value in odd:
+            container[key] = value
+            path.write_text(json.dumps(notebook), "utf-8")
+            root = tree(tmp_path)
+            Console(file=io.StringIO()).print(as_rich(root))
+            assert as_text(root)
+            tried += 1
+        container[key] = kept
+    assert tried > 300
+
+
+def test_a_run_is_no_way_out_of_its_folder(tmp_path: Path) -> None:
+    """Links are not followed, nor names that lead elsewhere or round in circles."""
+    agent(tmp_path, children=1, depth=1)
+    path = tmp_path / "root.ipynb"
+    notebook = json.loads(path.read_text("utf-8"))
+    (known,) = notebook["metadata"]["rlm"]["children"]
+    names = ["root", "../root", "root.1", "root.1.1", "root.0", "root.x", "root.٣", "root.2", "root.2"]
+    notebook["metadata"]["rlm"]["children"] = [{**copy.copy(known), "agent": name} for name in names]
+    path.write_text(json.dumps(notebook), "utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    agent(tmp_path / "elsewhere")
+    (tmp_path / "root.3.ipynb").symlink_to(tmp_path / "elsewhere" / "root.ipynb")
+    (tmp_path / "root.4.ipynb").symlink_to("root.4.ipynb")
+    root = tree(tmp_path)
+    assert [(child.agent, child.status) for child in root.children] == [
+        ("root.1", "completed"), ("root.2", "damaged"), ("root.3", "damaged"), ("root.4", "damaged"),
+    ]  # fmt: skip
+    assert "root.3 · damaged · is a link, which is not followed" in as_text(root)
+    Console(file=io.StringIO()).print(as_rich(root))
+
+
+def test_what_is_no_notebook_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe, a file of many gigabytes, one that is nested without end."""
+    agent(tmp_path)
+    os.mkfifo(tmp_path / "root.1.ipynb")
+    with (tmp_path / "root.2.ipynb").open("wb") as large:
+        large.truncate(10**10)
+    (tmp_path / "root.3.ipynb").write_text("[" * 100_000)
+    faults = [str(child.fault) for child in tree(tmp_path).children]
+    assert faults[0] == "is no file"
+    assert faults[1] == "is too large to be read: 10,000,000,000 bytes"
+    assert faults[2].startswith("is damaged: ")
