@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -255,9 +254,10 @@ def summary(result: RunResult) -> list[str]:
     ]
     patch = "none, nothing was changed"
     if result.patch_file is not None:
-        where = f"-C {shlex.quote(result.repository)} " if Path(result.repository).is_dir() else ""
-        how = f"git {where}apply {shlex.quote(str(result.patch_file.absolute()))}"
-        patch = f"{_short(result.patch_file)} ({plural(len(root.patch.files), 'file')}); to have it: {how}"
+        from rlm_nb.workspace.apply import instruction
+
+        how = instruction(result.repository, result.patch_file.absolute())
+        patch = f"{_short(result.patch_file)} ({plural(len(root.patch.files), 'file')}); {how}"
     return [
         f"{root.status}: {headline(root.outcome.stop_reason)}",
         f"notebook: {_short(root.notebook)}",

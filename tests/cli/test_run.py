@@ -63,7 +63,7 @@ def test_the_answer_is_all_there_is_on_stdout() -> None:
         "root: completed after 0 iterations, 0.0s, $0.0200: 42 bold",
         "completed: FINAL was called",
         "notebook: runs/x/root.ipynb",
-        f"patch:    runs/x/changes.patch (2 files); to have it: git apply {Path.cwd()}/runs/x/changes.patch",
+        f"patch:    runs/x/changes.patch (2 files); to have it in a clone: git apply {Path.cwd()}/runs/x/changes.patch",
         "took:     $0.0200, 1.1k tokens, 1 agent, 0.0s",
     ]
 
