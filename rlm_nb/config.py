@@ -5,13 +5,24 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -30,6 +41,11 @@ SMALLEST_MEMORY = 256 << 20
 """Bytes: what a kernel needs to start, and to run a first cell."""
 
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|(?P<prefix>[kmgt])?(?P<binary>i(?=b))?b?)")
+STREAMS = ("/dev/stdin", "/dev/fd/")
+"""Settings may come from these as well: `-c <(…)` is one of the second kind."""
+
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What makes no YAML: a date that does not exist is a ValueError; nested too deeply it is the last."""
 
 
 class Section(BaseModel):
@@ -65,9 +81,13 @@ class ModelSettings(Section):
     provider: str | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int = Field(16384, gt=0)
-    base_url: str | None = None
+    base_url: str | None = Field(None, repr=False)
     retries: int = Field(4, ge=0)
     timeout: float = Field(600, gt=0)
+
+    @field_serializer("base_url", when_used="json")
+    def _written_without_login(self, url: str | None) -> str | None:
+        return None if url is None else without_login(url)
 
 
 class RLMSettings(Section):
@@ -158,7 +178,7 @@ class Config(BaseSettings):
         return (init_settings,)
 
     def as_yaml(self) -> str:
-        """The settings in force, in the form of config.yaml."""
+        """The settings in force, in the form of config.yaml; without the login that `model.base_url` may hold."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -222,21 +242,29 @@ def secrets() -> dict[str, SecretStr]:
     return {name: SecretStr(both[name]) for name in KEYS if both.get(name)}
 
 
+def without_login(text: str) -> str:
+    """The text with no login in its URLs: `https://user:secret@host` is `https://host`, `ssh://git@host` stays."""
+    text = re.sub(r"(?i)(https?://)[^/\s]*@", r"\1", text)  # a user without a password is a token
+    return re.sub(r"(://[^/\s:@]*):[^/\s]*@", r"\1@", text)
+
+
 def _file_layer(path: Path | None) -> _Layer:
     named = path is not None
     path = path or Path("config.yaml")
     if not named and not path.is_file():
         return _Layer("config.yaml", {})
     try:
+        if not (stat.S_ISREG(path.stat().st_mode) or path.is_dir() or str(path).startswith(STREAMS)):
+            raise ConfigError(f"{path}: is no file")  # a pipe that nobody writes into would be waited for
         text = path.read_bytes().decode("utf-8", errors="strict" if named else "replace")
         if not named and not re.search(r"^rlm\s*:", text, re.MULTILINE):
             return _Layer("config.yaml", {})  # some other program's config.yaml
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except UNREADABLE as error:
         where = f"line {mark.line + 1}: " if (mark := getattr(error, "problem_mark", None)) else ""
-        raise ConfigError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(f"{path}: {where}not valid YAML: {_problem(error)}") from None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections such as `rlm:` at the top, found {type(values).__name__}")
     for name in _keys(values):
@@ -244,6 +272,21 @@ def _file_layer(path: Path | None) -> _Layer:
             raise ConfigError(f"{path}: {name!r} is not a setting")
     # A section that is named and left empty keeps its defaults.
     return _Layer(str(path), {name: section for name, section in (values or {}).items() if section is not None})
+
+
+def _problem(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or str(error)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: no settings need one, and with them a short file can be an endless one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here", mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 def _keys(values: Any) -> Iterator[Any]:
@@ -296,8 +339,8 @@ def _value(section: str, name: str, text: str) -> Any:
     if settings.model_fields[name].annotation in (str, str | None, Path, Path | None) and text != "null":
         return text
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+        return yaml.load(text, _Loader)
+    except UNREADABLE:
         return text
 
 
@@ -323,9 +366,13 @@ def _explain(error: ValidationError, layers: list[_Layer]) -> str:
             lines.append(f"{label}: {dotted} is not a setting{_hint(path[-1], _neighbours(path))}")
         else:
             value = fault.get("input")
-            found = "" if isinstance(value, Mapping) else f", found {value!r}"
+            found = "" if isinstance(value, Mapping) else f", found {without_login(_BRIEF.repr(value))}"
             lines.append(f"{label}: {dotted}: {_wanted(fault['type'], fault['msg'])}{found}")
     return "\n".join(lines)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 100, 100
 
 
 def _neighbours(path: tuple[str, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,40 @@ def test_our_own_broken_file_is_not_passed_over() -> None:
         config.load()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rlm: &a {max_depth: *a}", "line 1: not valid YAML: aliases (*name) are not read here"),
+        ("rlm:\n  a: &a {x: 1}\n  b: {x: *a, y: *a}", "line 3: not valid YAML: aliases (*name) are not read here"),
+        ("rlm: &a {max_depth: 1}\nkernel: {<<: [*a, *a]}", "line 2: not valid YAML: aliases (*name) are not read here"),
+        ("rlm: " + "[" * 10_000, "not valid YAML: nested too deeply"),
+        ("rlm: {max_depth: " + "[" * 90 + "]" * 90 + "}", "rlm.max_depth: expected a whole number, found [[[...]]]"),
+    ],
+)
+def test_a_file_that_would_never_end(text: str, sentence: str) -> None:
+    """Loops, bombs and endless nesting are refused in a short sentence."""
+    assert refusal(text) == f"mine.yaml: {sentence}"
+
+
+def test_a_variable_that_would_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in a variable: it is then taken for a text, which is no price list."""
+    monkeypatch.setenv("RLM_BUDGET_PRICES", "&a {mine: *a}")
+    with pytest.raises(ConfigError, match=r"^the environment: budget\.prices: .*, found '&a {mine: \*a}'$"):
+        config.load()
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    """A pipe with a name is no file; `-c <(…)` and /dev/stdin are read."""
+    os.mkfifo("mine.yaml")
+    with pytest.raises(ConfigError, match=r"^mine\.yaml: is no file$"):
+        config.load(Path("mine.yaml"))
+    read, write = os.pipe()
+    os.write(write, b"rlm: {max_depth: 1}")
+    os.close(write)
+    assert config.load(Path(f"/dev/fd/{read}")).rlm.max_depth == 1
+    os.close(read)
+
+
 # What cannot be used. Every sentence names the source and the setting.
 
 
@@ -275,6 +310,31 @@ def test_keys_are_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     loaded = config.load()
     assert "sk-" not in f"{keys!r} {keys!s} {loaded!r} {loaded!s} {loaded.as_yaml()}"
+
+
+def test_a_login_in_a_url_is_used_and_never_shown() -> None:
+    """It stays in the setting, for whoever sends requests; printed, written down or faulty, it is not there."""
+    loaded = config.load(flags={"model": {"base_url": "https://ada:s3cret@example.org/v1"}})
+    assert loaded.model.base_url == "https://ada:s3cret@example.org/v1"
+    assert yaml.safe_load(loaded.as_yaml())["model"]["base_url"] == "https://example.org/v1"
+    assert "s3cret" not in f"{loaded!r} {loaded!s} {loaded.model!r}"
+    with pytest.raises(ConfigError, match=r"found \['https://example\.org'\]$"):
+        config.load(flags={"model": {"base_url": ["https://ada:s3cret@example.org"]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at https://ada:s3c@ret@example.org:8/x, then", "at https://example.org:8/x, then"),
+        ("HTTPS://token@example.org", "HTTPS://example.org"),
+        ("ssh://git@example.org/x", "ssh://git@example.org/x"),
+        ("ssh://git:secret@example.org/x", "ssh://git@example.org/x"),
+        ("https://example.org/a@b and c@d", "https://example.org/a@b and c@d"),
+    ],
+)
+def test_logins_are_taken_out_of_texts(text: str, shown: str) -> None:
+    """A password, and a token in its place; what only looks like one stays."""
+    assert config.without_login(text) == shown
 
 
 def test_no_key_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
