@@ -6,6 +6,7 @@ This is the only file that knows every part. Keys, the ledger, depth and limits 
 from __future__ import annotations
 
 import inspect
+import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -622,6 +623,8 @@ def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellatio
 
 def _readable(context: Path) -> Path:
     try:
+        if not stat.S_ISREG(context.stat().st_mode):  # opening a pipe would wait for whoever writes into it
+            raise RunFolderError(f"{context}: the context is no file")
         with context.open("rb"):
             return context.absolute()
     except OSError as error:

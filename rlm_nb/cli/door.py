@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -27,12 +28,12 @@ class Keys:
     secrets: Mapping[str, SecretStr]
 
     def redact(self, text: str) -> str:
-        """The text with the name of each key in place of the key."""
+        """The text with the name of each key in place of the key, and without the logins of URLs."""
         for name, secret in self.secrets.items():
             value = secret.get_secret_value()
             if len(value) >= 8:  # a shorter one is no key, and may be a part of any word
                 text = text.replace(value, f"[{name}]")
-        return text
+        return config.without_login(text)
 
 
 @contextmanager
@@ -45,6 +46,8 @@ def door(verbose: bool = False) -> Iterator[Keys]:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed; whoever prints should not have to know
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal has no characters for
     keys = Keys({})
     try:
         keys = Keys(config.secrets())

@@ -61,7 +61,6 @@ def run(
             exists=True,
             dir_okay=False,
             readable=True,
-            resolve_path=True,
             rich_help_panel=WHERE,
         ),
     ] = None,
@@ -213,8 +212,9 @@ def _task(prompt: str) -> str:
             raise typer.BadParameter("standard input is closed", param_hint="--prompt")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     try:
-        prompt.encode()
-    except UnicodeEncodeError:
+        if prompt != prompt.encode("utf-8", "replace").decode():  # in another locale, arguments come as bytes
+            prompt = os.fsencode(prompt).decode()
+    except UnicodeError:
         raise typer.BadParameter("the task is not UTF-8", param_hint="--prompt") from None
     if not prompt.strip():
         raise typer.BadParameter("the task is empty", param_hint="--prompt")
@@ -225,11 +225,15 @@ def _check_writable(output: Path | None) -> None:
     """Find out before any money is spent whether the answer will have a place."""
     if output is None:
         return
-    if output.is_dir():
-        raise typer.BadParameter(f"{output} is a folder", param_hint="--output")
-    if not output.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
+    try:
+        there = output.absolute().exists()  # raises where we may not look, and for a name that is too long
+        if output.is_dir():
+            raise typer.BadParameter(f"{output} is a folder", param_hint="--output")
+        if not output.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {output.parent}", param_hint="--output")
+    except OSError as error:
+        raise typer.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from None
+    if not os.access(output if there else output.parent, os.W_OK):
         raise typer.BadParameter(f"{output} cannot be written", param_hint="--output")
 
 
@@ -269,7 +273,10 @@ def summary(result: RunResult) -> list[str]:
 
 def _short(path: Path) -> Path:
     """As seen from the current folder, when it is below that."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted under us
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 

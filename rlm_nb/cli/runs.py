@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from rlm_nb.errors import RunFolderError
+
+FEW = 5
+"""How many runs are named when more than one is meant."""
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
     """The folder of a run: given as a path, its id, the beginning of its id, or `last`.
 
     Raises:
-        RunFolderError: There is none, or there are several.
+        RunFolderError: There is none, or there are several, or it cannot be read.
     """
-    if name != "last" and _is_run(Path(name)):
-        return Path(name)
     try:
-        runs = sorted(folder for folder in runs_dir.iterdir() if _is_run(folder))
+        if name != "last" and _is_run(Path(name)):
+            return Path(name)
+    except OSError as error:
+        raise RunFolderError(f"{name} cannot be read: {error.strerror}") from None
+    try:
+        runs = _latest_first(runs_dir)
     except OSError as error:
         raise RunFolderError(f"no runs are recorded in {runs_dir}: {error.strerror}") from None
     if not runs:
         raise RunFolderError(f"no runs are recorded in {runs_dir}")
     if name == "last":
-        return max(runs, key=_begun)
+        return runs[0]
     found = [folder for folder in runs if folder.name == name] or [run for run in runs if run.name.startswith(name)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise RunFolderError(f"several runs begin with {name}: {', '.join(folder.name for folder in found)}")
-    raise RunFolderError(f"no run in {runs_dir} is called {name}; the last one is {max(runs, key=_begun).name}")
+        more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+        raise RunFolderError(f"several runs begin with {name}: {', '.join(run.name for run in found[:FEW])}{more}")
+    raise RunFolderError(f"no run in {runs_dir} is called {name}; the last one is {runs[0].name}")
+
+
+def _latest_first(runs_dir: Path) -> list[Path]:
+    """The runs; a folder that may not be looked at, or goes away meanwhile, is none."""
+    found = []
+    for folder in runs_dir.iterdir():
+        with suppress(FileNotFoundError, PermissionError):
+            if _is_run(folder):
+                found.append((_begun(folder), folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file() or (folder / "root.ipynb").is_file()
 
 
-def _begun(folder: Path) -> tuple[float, str]:
+def _begun(folder: Path) -> float:
     # The settings are written once, when the run begins; the other files go on changing.
     first = folder / "config.yaml"
-    return (first if first.exists() else folder).stat().st_mtime, folder.name
+    return (first if first.exists() else folder).stat().st_mtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import pty
@@ -25,13 +26,22 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def rlm_nb(tmp_path: Path) -> Command:
-    """`rlm_nb(*arguments, **variables)`: runs the command in an empty folder; returns what it printed."""
+    """`rlm_nb(*arguments, **variables)`: runs the command in an empty folder; returns what it printed.
+
+    `before` is called in the new process before it becomes the command.
+    """
     folder = tmp_path / "here"
     folder.mkdir()
 
-    def command(*arguments: str | Path, stdin: str | bytes = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    def command(
+        *arguments: str | Path,
+        stdin: str | bytes = "",
+        before: Callable[[], object] | None = None,
+        **variables: str,
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "rlm_nb", *map(str, arguments)],
+            preexec_fn=before,
             input=stdin if isinstance(stdin, bytes) else stdin.encode(),
             capture_output=True,
             cwd=folder,
@@ -41,6 +51,13 @@ def rlm_nb(tmp_path: Path) -> Command:
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return command
+
+
+def without_privileges() -> None:
+    """Let permissions count for root as they do for everybody else; in a process that is about to start a program."""
+    if os.getuid() == 0 and sys.platform == "linux":
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 class Terminal:

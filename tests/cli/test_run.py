@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.conftest import PATIENCE, Command, Terminal
+from tests.cli.conftest import PATIENCE, Command, Terminal, without_privileges
 
 STAGED_RUN = Path(__file__).parent / "staged_run.py"
 KEY = "sk-ant-planted-0123456789"
@@ -250,7 +250,54 @@ def test_wrong_usage(rlm_nb: Command, tmp_path: Path, arguments: list[str], sent
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--runs-dir", "{closed}/runs"], 1, "{closed}/runs: runs cannot be recorded here: Permission denied"),
+        (["-o", "{closed}/answer"], 2, "{closed}/answer: Permission denied"),
+        (["-c", "{closed}/config.yaml"], 2, "{closed}/config.yaml: cannot be read: Permission denied"),
+        (["--runs-dir", "{long}"], 1, "{long}: runs cannot be recorded here: File name too long"),
+        (["-o", "{long}"], 2, "{long}: File name too long"),
+        (["-o", "{long}/answer"], 2, "{long}/answer: File name too long"),
+        (["-c", "{pipe}"], 2, "{pipe}: is no file"),
+        (["--context", "{pipe}"], 1, "{pipe}: the context is no file"),
+    ],
+)
+def test_places_that_cannot_be_used(
+    rlm_nb: Command, tmp_path: Path, arguments: list[str], code: int, sentence: str
+) -> None:
+    """Closed folders, names that are too long, a pipe that nobody writes into: said at once, and nothing is left."""
+    places = {"closed": tmp_path / "closed", "long": "x" * 300, "pipe": tmp_path / "pipe"}
+    (tmp_path / "closed").mkdir(mode=0)
+    os.mkfifo(tmp_path / "pipe")
+    given = [part.format(**places) for part in arguments]
+    done = rlm_nb("run", ".", "-p", "x", "--model", "human", *given, before=without_privileges)
+    shown = re.sub(r"[│╭╮╰╯─\s]+", "", done.stderr)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.sub(r"\s", "", sentence.format(**places)) in shown
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["-o", "answer"], ["--context", "text"], ["--runs-dir", "runs"], ["-c", "file"]])
+def test_a_current_folder_that_was_deleted(
+    rlm_nb: Command, repository: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    """What is relative to it cannot be had, which is one sentence."""
+    done = rlm_nb("run", repository, "-p", "x", "--model", "human", *arguments, before=(tmp_path / "here").rmdir)
+    assert done.returncode in (1, 2)
+    assert re.search(r"No such file or directory|does not exist", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_task_from_stdin(rlm_nb: Command) -> None:
     """`-p -` reads it; what cannot be a task is refused before anything begins."""
     assert "the task is empty" in rlm_nb("run", ".", "-p", "-", stdin="\n").stderr
     assert "the task is not UTF-8" in rlm_nb("run", ".", "-p", "-", stdin=b"\xff").stderr
+
+
+def test_the_task_where_the_locale_has_no_utf_8(rlm_nb: Command) -> None:
+    """Its bytes are what counts."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    assert "nobody is known" in rlm_nb("run", ".", "-p", "für alle", "--model", "x", **plain).stderr
+    assert "the task is not UTF-8" in rlm_nb("run", ".", "-p", "-", stdin=b"\xff", **plain).stderr

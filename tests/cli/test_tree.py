@@ -11,7 +11,7 @@ from rlm_nb.cli.runs import find_run
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.recorder import Recorder
 from rlm_nb.records import Task
-from tests.cli.conftest import PATIENCE, Command, Terminal
+from tests.cli.conftest import PATIENCE, Command, Terminal, without_privileges
 
 
 @pytest.fixture
@@ -41,9 +41,7 @@ def test_which_run_is_meant(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_which_run_is_not_clear(runs: Path) -> None:
     """A sentence that helps to find the right one."""
-    with pytest.raises(
-        RunFolderError, match="several runs begin with 2026: 20260101-120000-aaaa, 20260101-120100-bbbb"
-    ):
+    with pytest.raises(RunFolderError, match=r": 20260101-120100-bbbb, 20260101-120000-aaaa$"):
         find_run("2026", runs)
     with pytest.raises(RunFolderError, match="is called nope; the last one is 20251231-235959-cccc"):
         find_run("nope", runs)
@@ -51,6 +49,27 @@ def test_which_run_is_not_clear(runs: Path) -> None:
         find_run("last", runs / "notes")
     with pytest.raises(RunFolderError, match="No such file or directory"):
         find_run("last", runs / "missing")
+
+
+def test_many_runs_are_not_all_named(runs: Path) -> None:
+    """The latest few, and how many there are besides."""
+    for number in range(30):
+        (runs / f"2027-{number:02}").mkdir()
+        (runs / f"2027-{number:02}" / "run.json").touch()
+        os.utime(runs / f"2027-{number:02}", (1e6 + number, 1e6 + number))
+    with pytest.raises(RunFolderError, match=r": 2027-29, 2027-28, 2027-27, 2027-26, 2027-25 and 25 more$"):
+        find_run("2027", runs)
+
+
+def test_runs_that_cannot_be_looked_at(rlm_nb: Command, runs: Path, tmp_path: Path) -> None:
+    """A folder of somebody else's is passed over, and named when it is the one that is meant."""
+    (runs / "20260101-120000-aaaa").chmod(0)
+    done = rlm_nb("tree", "last", "--runs-dir", runs, before=without_privileges)
+    assert done.returncode == 0
+    for name in (runs / "20260101-120000-aaaa", runs / "20260101-120000-aaaa" / "below", "x" * 300):
+        done = rlm_nb("tree", name, before=without_privileges)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"Error: {name} cannot be read: ")
 
 
 def test_the_tree_in_a_pipe(rlm_nb: Command, runs: Path) -> None:
@@ -69,6 +88,15 @@ def test_the_tree_on_a_terminal_has_links(runs: Path, terminal: Terminal) -> Non
     environment = os.environ | {"TERM": "xterm-256color"}
     assert subprocess.run(command, stdout=terminal.slave, env=environment, timeout=PATIENCE).returncode == 0
     assert (runs / "20251231-235959-cccc" / "root.ipynb").as_uri() in terminal.read_to_end()
+
+
+def test_the_tree_on_a_terminal_without_utf_8(runs: Path, terminal: Terminal) -> None:
+    """What the terminal has no characters for is spelt out."""
+    command = [sys.executable, "-m", "rlm_nb", "tree", "last", "--runs-dir", str(runs)]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "xterm-256color"}
+    done = subprocess.run(command, stdout=terminal.slave, stderr=-1, text=True, env=environment, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "unfinished" in terminal.read_to_end()
 
 
 def test_no_such_run(rlm_nb: Command, runs: Path) -> None:
