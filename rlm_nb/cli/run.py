@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +17,13 @@ from rlm_nb.cli.wording import tokens
 from rlm_nb.notebook.wording import duration, headline, money, plural
 
 if TYPE_CHECKING:
+    from rlm_nb.cancellation import Cancellation
     from rlm_nb.cli.door import Keys
     from rlm_nb.cli.live import View
     from rlm_nb.cli.signals import Interruption
     from rlm_nb.config import Config
-    from rlm_nb.controller import RunResult
+    from rlm_nb.controller import Run, RunResult
+    from rlm_nb.protocols import Listener
     from rlm_nb.records import AgentResult, Status
 
 EXIT_CODES = (
@@ -116,19 +117,28 @@ def run(
         }
         settings = load(config, flags)
         from rlm_nb import controller
+        from rlm_nb.kernel import environment
 
-        begin = partial(
-            controller.run,
-            task,
-            source,
-            settings,
-            secrets=keys.secrets,
-            branch=branch,
-            commit=commit,
-            context=context,
-        )
+        environment.hide(["RLM_MODEL_BASE_URL"])  # it may hold a login
         view = view_for(settings, keys, verbose)
-        view.say(_announcement(source, settings))
+
+        def begin(listen: Listener, cancel: Cancellation) -> RunResult:
+            with controller.open_run(
+                task,
+                source,
+                settings,
+                secrets=keys.secrets,
+                branch=branch,
+                commit=commit,
+                context=context,
+                listen=listen,
+                cancel=cancel,
+            ) as opened:
+                view.say(_announcement(opened))
+                for _ in opened.iterations():
+                    pass
+            return opened.result
+
         sys.exit(run_to_its_end(begin, view, keys, output))
 
 
@@ -237,14 +247,17 @@ def _check_writable(output: Path | None) -> None:
         raise typer.BadParameter(f"{output} cannot be written", param_hint="--output")
 
 
-def _announcement(source: str, settings: Config) -> str:
-    rlm, cost = settings.rlm, settings.budget.max_cost
+def _announcement(opened: Run) -> str:
+    """What goes on, now that nothing keeps it from beginning; a URL is without its login by now."""
+    rlm, cost = opened.config.rlm, opened.config.budget.max_cost
     limits = [
         "no cost limit" if cost is None else money(round(cost * 1_000_000)),
         plural(rlm.max_sandboxes, "agent"),
         duration(rlm.global_timeout),
     ]
-    return f"{source} with {settings.model.name}; at most {', '.join(limits)}; recorded in {settings.runs.dir}"
+    source = opened.source.origin
+    where = _short(Path(source)) if source.startswith("/") else source
+    return f"{where} with {opened.model.name}; at most {', '.join(limits)}; recorded in {_short(opened.folder)}"
 
 
 def summary(result: RunResult) -> list[str]:

@@ -133,7 +133,7 @@ class AnthropicModel:
         return refused(status, words, self._settings, self._variable, None if started else attempts)
 
     def _clean(self, words: str) -> str:
-        return clean(words, self._key)
+        return clean(words, self._key, self._settings)
 
 
 def _read(stream: anthropic.Stream[RawMessageStreamEvent], tell: Callable[[str], None]) -> Reply:

@@ -176,7 +176,7 @@ class OpenAIModel:
         return refused(status, words, self._settings, credential, attempts)
 
     def _clean(self, words: str) -> str:
-        return clean(words, self._key)
+        return clean(words, self._key, self._settings)
 
 
 def _read(stream: openai.Stream[ChatCompletionChunk], tell: Tell) -> Reply:

@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import ModelSettings
+from rlm_nb.config import ModelSettings, without_login
 from rlm_nb.errors import (
     CancelledError,
     ConfigError,
@@ -214,7 +214,9 @@ def check_address(settings: ModelSettings) -> None:
     """Do nothing, or raise `ConfigError` for a `model.base_url` that nothing could be sent to."""
     url = settings.base_url
     if url is not None and not _is_web_address(url):
-        raise ConfigError(f"model.base_url: expected an address such as https://example.org, found {url!r}")
+        # A login that makes it none (a / in a password) must not be shown, and cannot be told from the rest.
+        found = "; in a login, write / as %2F and @ as %40" if "@" in url else f", found {url!r}"
+        raise ConfigError(f"model.base_url: expected an address such as https://example.org{found}")
 
 
 def find_key(variable: str, secrets: Mapping[str, SecretStr]) -> SecretStr | None:
@@ -269,13 +271,17 @@ def refused(status: int, words: str, settings: ModelSettings, credential: str, a
 
 def unreachable(address: str, words: str, attempts: int) -> ModelUnavailableError:
     """No attempt got as far as a connection."""
-    where = urlsplit(address).netloc
+    where = urlsplit(address).netloc.rpartition("@")[2]
     return ModelUnavailableError(f"{where} cannot be reached ({times(attempts)}): {words}", usage=Usage())
 
 
-def clean(words: str, key: SecretStr | None) -> str:
-    """Somebody else's words, fit to be shown: short, and without the key."""
-    return (words.replace(key.get_secret_value(), "[key]") if key else words)[:500]
+def clean(words: str, key: SecretStr | None, settings: ModelSettings) -> str:
+    """Somebody else's words, fit to be shown: short, and without the key and the password of the base URL."""
+    if key:
+        words = words.replace(key.get_secret_value(), "[key]")
+    if password := unquote(urlsplit(settings.base_url or "").password or ""):
+        words = words.replace(password, "[password]")
+    return without_login(words)[:500]
 
 
 def times(attempts: int) -> str:
@@ -291,6 +297,6 @@ def valid(text: str) -> str:
 def _is_web_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.path
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)

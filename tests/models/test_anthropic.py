@@ -209,11 +209,15 @@ def test_key_that_cannot_be_one() -> None:
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://example.org", "http://", "http://[", ""])
+@pytest.mark.parametrize(
+    "url", ["localhost:8080", "ftp://u:1@example.org", "http://", "http://[", "", "http://a:1/2@c", "http://a:b/1@c"]
+)
 def test_base_url_that_cannot_be_one(url: str) -> None:
     """A base URL that nothing could be sent to is refused before anything is."""
-    with pytest.raises(ConfigError, match=r"model\.base_url"):
+    with pytest.raises(ConfigError, match=r"model\.base_url") as caught:
         model_at(url)
+    assert "@" not in url or "write / as %2F and @ as %40" in str(caught.value)
+    assert "1" not in str(caught.value)
 
 
 def test_key_is_in_no_repr() -> None:

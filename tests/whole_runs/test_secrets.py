@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from rlm_nb.notebook.reader import read
 from tests.conftest import Git
 from tests.servers.messages import Fails, MessagesServer
-from tests.whole_runs.conftest import KEY, Shell, cell, check_record, conversations
+from tests.servers.repositories import serving
+from tests.whole_runs.conftest import HELLO, KEY, Shell, cell, check_record, conversations
 
 OTHER_KEY = "sk-proj-planted-9876543210fedcba"
 PIECE = re.compile(b"planted-(0123|9876)")
@@ -68,6 +70,45 @@ def test_an_error_that_echoes_the_key(shell: Shell, repository: Path) -> None:
         assert "401: invalid x-api-key: [key]" in ended.err
         assert not PIECE.search((ended.out + ended.err).encode())
         assert holding_a_key(shell.here) == []
+
+
+def test_a_password_in_a_url(shell: Shell, repository: Path, git: Git, tmp_path: Path) -> None:
+    """It reaches the server; the terminal, the notebooks and the files of the run have the URL without it."""
+    with serving(repository, tmp_path / "www", git) as server:
+        server.password = f"ada:{KEY}".encode()
+        place = f"127.0.0.1:{server.server_port}/repo.git"
+        ended = shell.run(f"http://ada:{KEY}@{place}", "-v", "--model", shell.script(HELLO))
+        refused = shell.run(f"http://ada:{OTHER_KEY}@{place}", "-v", "--model", shell.script(HELLO))
+    assert (ended.code, ended.out) == (0, "hello\n"), ended.err
+    assert f"] http://{place} with scripted:" in ended.err
+    assert f"recorded in runs/{ended.run.name}\n" in ended.err
+    assert refused.code == 1
+    assert not PIECE.search((ended.err + refused.err).encode())
+    assert holding_a_key(shell.here) == []
+
+
+def test_a_login_in_the_base_url(shell: Shell, repository: Path) -> None:
+    """A gateway gets it; no kernel, file or error has it, whether it comes from a file or from a variable."""
+    with MessagesServer(cell(SEARCH), cell(SEARCH), Fails(401, f"who is ada:{KEY}?")) as server:
+        place = server.url.removeprefix("http://")
+        url = f"http://ada:{KEY}@{place}"
+        from_file = shell.run(repository, "-v", "-c", shell.settings(model={"base_url": url}), ANTHROPIC_API_KEY="any")
+        from_variable = shell.run(repository, "-v", RLM_MODEL_BASE_URL=url, ANTHROPIC_API_KEY="any")
+        refused = shell.run(repository, "-v", RLM_MODEL_BASE_URL=url, ANTHROPIC_API_KEY="any")
+        login = base64.b64encode(f"ada:{KEY}".encode()).decode()
+        assert {request.headers["authorization"] for request in server.requests} == {f"Basic {login}"}
+    nobody = shell.run(repository, "-v", RLM_MODEL_BASE_URL=url, RLM_MODEL_RETRIES="0", ANTHROPIC_API_KEY="any")
+    wrong = shell.run(repository, "-v", RLM_MODEL_BASE_URL=f"http://ada:8/{KEY}@{place}", ANTHROPIC_API_KEY="any")
+    assert (from_file.code, from_variable.code) == (0, 0), from_file.err + from_variable.err
+    assert "the controller was searched: True True" in from_variable.err
+    assert "'found': []" in from_file.err.replace('"', "'")
+    assert "'found': []" in from_variable.err.replace('"', "'")
+    assert f"{place} cannot be reached" in nobody.last_line
+    assert "model.base_url: expected an address" in wrong.last_line
+    assert (refused.code, nobody.code, wrong.code) == (1, 1, 2)
+    said = [ended.out + ended.err for ended in (from_file, from_variable, refused, nobody, wrong)]
+    assert not PIECE.search("".join(said).encode())
+    assert holding_a_key(shell.here) == []
 
 
 def test_a_cell_that_prints_a_key(shell: Shell, repository: Path) -> None:

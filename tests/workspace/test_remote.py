@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import http.server
 import socket
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,50 +12,17 @@ import pytest
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import CancelledError, SourceError
 from rlm_nb.workspace.remote import Address, address, is_url
+from tests.servers.repositories import RepositoryServer, serving
 
 LOGIN = "ada:pa$s%2Fw'rd"
 DECODED = b"ada:pa$s/w'rd"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files as git's plain HTTP protocol wants them, to those who know the password if there is one."""
-
-    def do_GET(self) -> None:
-        """Answer 401 or the file."""
-        wanted = self.server.password  # type: ignore[attr-defined]
-        if wanted and self.headers["Authorization"] != b"Basic ".decode() + base64.b64encode(wanted).decode():
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.end_headers()
-        elif self.path.startswith("/echo"):
-            self.send_response(403)
-            self.send_header("Content-Type", "text/plain")
-            self.end_headers()
-            self.wfile.write(b"refused: " + wanted)
-        else:
-            super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """A web server on loopback."""
-
-    password = b""
-
-
 @pytest.fixture
-def server(repository: Path, git, tmp_path: Path) -> Iterator[Server]:
+def server(repository: Path, git, tmp_path: Path) -> Iterator[RepositoryServer]:
     """A web server with the repository at `/repo.git`."""
-    git(tmp_path, "clone", "--quiet", "--bare", repository, tmp_path / "www/repo.git")
-    git(tmp_path / "www/repo.git", "update-server-info")
-    with Server(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "www"))) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(repository, tmp_path / "www", git) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_url_is_fetched_and_outlives_its_server(server, repository, git, open_source, check_out):
