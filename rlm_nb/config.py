@@ -185,15 +185,20 @@ class Config(BaseSettings):
 class _Layer(PydanticBaseSettingsSource):
     """One source of settings, with the name that errors give it."""
 
-    def __init__(self, label: str, values: Mapping[str, Any]) -> None:
+    def __init__(self, label: str, values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
         super().__init__(Config)
         self.label, self.values = label, dict(values)
+        self._names = names or {}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self.values.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         return self.values
+
+    def name(self, setting: str) -> str:
+        """What errors call a setting (`rlm.max_depth`) of this layer."""
+        return self._names.get(setting, f"{self.label}: {setting}")
 
     def holds(self, path: tuple[str, ...]) -> bool:
         """Whether this layer gives the setting at `path`, or a section on the way to it."""
@@ -207,18 +212,23 @@ class _Layer(PydanticBaseSettingsSource):
         return True
 
 
-def load(path: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+def load(
+    path: Path | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Config:
     """Read the settings: `config.yaml`, then `.env` and `RLM_*` variables, then flags; later ones win.
 
     Args:
         path: A configuration file; without one, `config.yaml` in the current folder if it has an `rlm:` section.
         flags: `{section: {setting: value}}`; a value of `None` means that the flag was not given.
+        names: What errors call a flag, by its setting: `{"rlm.max_depth": "--max-depth"}`.
 
     Raises:
         ConfigError: A file cannot be read, a setting is unknown or has a wrong value; the message names its path.
     """
     layers = [
-        _Layer("flags", _without_none(flags or {})),
+        _Layer("flags", _without_none(flags or {}), names),
         _Layer("the environment", _from_variables(os.environ, "the environment")),
         _Layer(".env", _from_variables(_dotenv(), ".env")),
         _file_layer(path),
@@ -325,7 +335,9 @@ def _from_variables(environment: Mapping[str, str], label: str) -> dict[str, Any
         if not variable.startswith(PREFIX) or not text:
             continue
         if variable not in known:
-            raise ConfigError(f"{label}: {variable} is not a setting{_hint(variable, known)}")
+            # What all of them begin with would make any two alike.
+            near = _hint(variable.removeprefix(PREFIX), {name.removeprefix(PREFIX): name for name in known})
+            raise ConfigError(f"{label}: {variable} is not a setting{near}")
         section, name = known[variable]
         found.setdefault(section, {})[name] = _value(section, name, text)
     return found
@@ -349,9 +361,10 @@ def _without_none(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {section: values for section, values in given.items() if values}
 
 
-def _hint(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """What was probably meant: the value whose key is most like the name, if one is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _explain(error: ValidationError, layers: list[_Layer]) -> str:
@@ -360,14 +373,14 @@ def _explain(error: ValidationError, layers: list[_Layer]) -> str:
     for fault in error.errors():
         path = tuple(str(part) for part in fault["loc"])
         held = path[:-1] if fault["type"] == "missing" else path
-        label = next((layer.label for layer in layers if layer.holds(held)), "settings")
-        dotted = ".".join(path)
+        layer = next((layer for layer in layers if layer.holds(held)), layers[-1])
+        name = layer.name(".".join(path))
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{label}: {dotted} is not a setting{_hint(path[-1], _neighbours(path))}")
+            lines.append(f"{name} is not a setting{_hint(path[-1], {near: near for near in _neighbours(path)})}")
         else:
             value = fault.get("input")
             found = "" if isinstance(value, Mapping) else f", found {without_login(_BRIEF.repr(value))}"
-            lines.append(f"{label}: {dotted}: {_wanted(fault['type'], fault['msg'])}{found}")
+            lines.append(f"{name}: {_wanted(fault['type'], fault['msg'])}{found}")
     return "\n".join(lines)
 
 

@@ -249,6 +249,24 @@ def test_a_mistyped_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         config.load()
 
 
+@pytest.mark.parametrize(
+    ("variable", "hint"), [("RLM_FOO", ""), ("RLM_MODLE", "RLM_MODEL"), ("RLM_DEPTH", "RLM_MAX_DEPTH")]
+)
+def test_what_was_meant_is_no_wild_guess(monkeypatch: pytest.MonkeyPatch, variable: str, hint: str) -> None:
+    """That two variables begin with RLM_ does not make them alike."""
+    monkeypatch.setenv(variable, "sk-secret")
+    with pytest.raises(ConfigError) as caught:
+        config.load()
+    expected = f"; did you mean {hint}?" if hint else ""
+    assert str(caught.value) == f"the environment: {variable} is not a setting{expected}"
+
+
+def test_a_flag_is_named_as_it_was_typed() -> None:
+    """Whoever has flags of their own says what they are called."""
+    with pytest.raises(ConfigError, match=r"^--deep: must be greater than or equal to 0, found -6$"):
+        config.load(flags={"rlm": {"max_depth": -6}}, names={"rlm.max_depth": "--deep"})
+
+
 def test_each_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is laid at the door of the source whose value counts."""
     Path("mine.yaml").write_text("rlm: {max_depth: 3}")

@@ -32,6 +32,16 @@ EXIT_CODES = (
 )
 EXIT_CODE: dict[Status, int] = {"completed": 0, "error": 1, "partial": 3}
 LIMITS, WHERE = "Limits", "Where"
+FLAGS = {
+    "model.name": "--model",
+    "rlm.max_sandboxes": "--max-sandboxes",
+    "rlm.max_iterations": "--max-iterations",
+    "rlm.max_depth": "--max-depth",
+    "rlm.max_parallel": "--max-parallel",
+    "rlm.global_timeout": "--timeout",
+    "budget.max_cost": "--max-cost",
+}
+"""The flags by the settings that they set."""
 FRAME = 0.125
 """Seconds between two looks at what the agents do."""
 
@@ -115,7 +125,7 @@ def run(
             "budget": {"max_cost": max_cost},
             "runs": {"dir": runs_dir},
         }
-        settings = load(config, flags)
+        settings = load(config, flags, FLAGS)
         from rlm_nb import controller
         from rlm_nb.kernel import environment
 

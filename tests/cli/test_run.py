@@ -237,7 +237,7 @@ def test_a_terminal_that_is_closed_under_a_run(terminal: Terminal) -> None:
         ([".", "-p", "x", "--context", "missing.txt"], "missing.txt"),
         ([".", "-p", "x", "--max-cost", "0"], "be greater than 0, found 0.0"),
         ([".", "-p", "x", "--timeout", "-1"], "be greater than 0, found -1.0"),
-        ([".", "-p", "x", "--max-sandboxes", "0"], "flags: rlm.max_sandboxes"),
+        ([".", "-p", "x", "--max-sandboxes", "0"], "--max-sandboxes: must be greater than 0, found 0"),
         ([".", "-p", "x", "-c", "missing.yaml"], "missing.yaml: cannot be read: No such file"),
     ],
 )
