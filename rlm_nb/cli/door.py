@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import typer
 from pydantic import SecretStr
@@ -62,5 +64,7 @@ def door(verbose: bool = False) -> Iterator[Keys]:
         sys.exit(USAGE if isinstance(error, ConfigError) else EXPECTED)
     except Exception:  # noqa: BLE001 - the one handler for what nobody foresaw
         tell(keys.redact(traceback.format_exc()))
+        # The lines above are code, and what an exception says: neither arguments nor the task nor settings.
+        tell(f"rlm-nb {version('rlm-nb')}, Python {platform.python_version()}, {platform.platform()}")
         tell("Error: this should not have happened. Please report it, with the lines above.")
         sys.exit(SURPRISE)

@@ -108,6 +108,7 @@ def test_a_surprise_is_reported_without_the_key() -> None:
     done = staged("break", f"the key {KEY}", ANTHROPIC_API_KEY=KEY)
     assert (done.returncode, done.stdout) == (70, "")
     assert "BrokenPipeError: nobody expected the key [ANTHROPIC_API_KEY]" in done.stderr
+    assert re.fullmatch(r"rlm-nb \S+, Python 3\.\d+\.\d+\S*, \S+", done.stderr.splitlines()[-2])
     assert done.stderr.splitlines()[-1].endswith("Please report it, with the lines above.")
     assert KEY not in done.stderr
 
