@@ -6,7 +6,7 @@ UV ?= uv
 WORKERS ?= 2
 PYTEST_ARGS ?=
 EXTRAS = test
-DEMO_PROMPT = Find all TODO comments and fix the failing test
+DEMO_PROMPT = Find all TODO comments, fix the easiest one and the failing test
 
 VENV := $(if $(PYTHON),.venv-$(shell '$(PYTHON)' -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 BIN := $(VENV)/bin

@@ -131,7 +131,7 @@ def test_the_answer_is_made_from_what_the_cells_found(demo: Demo) -> None:
         lines = path.read_text("utf-8").splitlines()
         places |= {f"pantry/{path.name}:{number}" for number, line in enumerate(lines, 1) if "# TODO: " in line}
     done = {place for place in places if place.startswith("pantry/quantities.py")}
-    assert set(re.findall(r"^\| (pantry/\S+) \|", text, re.MULTILINE)) == places - done
+    assert set(re.findall(r"^\| `(pantry/\S+)` \|", text, re.MULTILINE)) == places - done
 
 
 def test_it_says_what_is_real_and_where_to_look(demo: Demo) -> None:
