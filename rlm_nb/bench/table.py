@@ -82,7 +82,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     table.add_column("beside it", justify="right", no_wrap=True)
     table.add_column("measured", justify="right")
     table.add_column("expected")
-    table.add_column("", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for row in rows:
         verdict = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}[row.met]
         table.add_row(row.what, row.ours, row.beside, row.measured, row.expected, verdict)
