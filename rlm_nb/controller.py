@@ -315,6 +315,7 @@ class Run:
                     children=tuple(home.children()),
                     started=started,
                     ended=time.time(),
+                    task=task.prompt,
                 )
                 recorder.finish(result)
         except RLMError as error:

@@ -272,6 +272,7 @@ class AgentResult:
         children: The sub-agents that it started, in order.
         started, ended: Seconds since the epoch.
         faults: What of it could not be recorded, and why, in sentences; empty as a rule.
+        task: What it was asked.
     """
 
     agent: str
@@ -286,6 +287,7 @@ class AgentResult:
     started: float = 0.0
     ended: float = 0.0
     faults: tuple[str, ...] = ()
+    task: str = ""
 
     @property
     def status(self) -> Status:

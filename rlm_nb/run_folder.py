@@ -111,6 +111,7 @@ def as_json(result: AgentResult) -> dict[str, Any]:
     """An agent and all below it, as result.json holds them; money in US dollars."""
     return {
         "agent": result.agent,
+        "task": result.task,
         "status": result.status,
         "answer": result.answer.value,
         "answer_source": result.outcome.source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlm_nb.cli.wording import answer_headline, head, outputs_text, tokens
-from rlm_nb.notebook.wording import duration, headline, money, plural
+from rlm_nb.notebook.wording import cut, duration, first_line, money, plural
 from rlm_nb.records import (
     AgentEnded,
     AgentResult,
@@ -19,6 +19,9 @@ from rlm_nb.records import (
     Usage,
 )
 
+WIDEST = 300
+"""Characters of the longest line; the notebook has all of it."""
+
 
 def told(event: Event, max_iterations: int) -> Iterator[str]:
     """The lines that tell the event; none for what only moves a progress display."""
@@ -26,7 +29,7 @@ def told(event: Event, max_iterations: int) -> Iterator[str]:
         case Notice(text=text):
             yield from head(text)
         case AgentStarted(task=task):
-            yield f"started: {headline(task.prompt)}"
+            yield f"started: {first_line(task.prompt)}"
         case Iterated(iteration=iteration):
             turn = (
                 f"iteration {iteration.number}/{max_iterations}" if iteration.number <= max_iterations else "last turn"
@@ -40,22 +43,23 @@ def detailed(event: Event) -> Iterator[str]:
     """What `--verbose` adds: the code of each cell as it starts, and what came of it."""
     match event:
         case CellStarted(code=code):
-            yield from (f"  >>> {line}" for line in head(code))
+            yield from (f"  >>> {cut(line, WIDEST)}" for line in head(code))
         case Iterated(iteration=iteration):
             for cell in iteration.cells:
-                yield from (f"  {line}" for line in head(outputs_text(cell.outputs)))
+                yield from (f"  {cut(line, WIDEST)}" for line in head(outputs_text(cell.outputs)))
 
 
 def ended(result: AgentResult) -> str:
     """How an agent ended, in a line."""
     took = f"{plural(result.iterations, 'iteration')}, {duration(result.ended - result.started)}, {money(result.cost)}"
-    said = headline(result.outcome.stop_reason) if result.outcome.source == "none" else answer_headline(result.answer)
+    reason = first_line(result.outcome.stop_reason, WIDEST)
+    said = reason if result.outcome.source == "none" else cut(answer_headline(result.answer), 100)
     return f"{result.status} after {took}: {said}"
 
 
 def _done(iteration: Iteration) -> str:
     if not iteration.cells:
-        return headline(iteration.note or "no cell")
+        return first_line(iteration.note or "no cell", WIDEST)
     bad = next((cell for cell in iteration.cells if cell.status != "ok"), None)
     ran = plural(len(iteration.cells), "cell")
     return f"{ran} ran" if bad is None else f"{ran} ran, the last {_trouble(bad)}"
@@ -63,7 +67,7 @@ def _done(iteration: Iteration) -> str:
 
 def _trouble(cell: CellResult) -> str:
     what = {"error": "raised", "interrupted": "was interrupted", "timeout": "timed out", "died": "lost its kernel"}
-    return f"{what.get(cell.status, cell.status)}: {headline(cell.error or '')}".rstrip(": ")
+    return f"{what.get(cell.status, cell.status)}: {first_line(cell.error or '')}".rstrip(": ")
 
 
 def _spent(iteration: Iteration) -> str:

@@ -312,7 +312,7 @@ def _everyone(agent: AgentResult) -> Iterator[AgentResult]:
 def _deliver(root: AgentResult, output: Path | None) -> bool:
     """Hand over the answer, if there is one; whether that went well. It is in the notebook in any case."""
     if root.outcome.source == "none":
-        tell(headline(root.answer.text))
+        tell("There is no answer.")
         return True
     try:
         if output is None:

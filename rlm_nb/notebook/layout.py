@@ -18,7 +18,7 @@ from rlm_nb.notebook.metadata import (
     write_iteration,
     write_result,
 )
-from rlm_nb.notebook.wording import duration, headline, money, plural, printable
+from rlm_nb.notebook.wording import duration, money, plural, printable
 from rlm_nb.records import CellResult, Iteration, Outcome, Output, Patch, Usage
 
 HEAD, FINAL = "head", "final"
@@ -52,7 +52,7 @@ def head(head: Head) -> Node:
     return _markdown(HEAD, parts, ["rlm-head"], {})
 
 
-def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: bool) -> Node:
+def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: bool, model: str = "") -> Node:
     """An iteration's heading, what it took, what went wrong, and the prose of the reply.
 
     Args:
@@ -60,9 +60,10 @@ def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: 
         code: The cells of the reply, which are not shown a second time.
         folder: Where the notebook is; links become relative to it.
         complete: Whether its cells have run.
+        model: The one that the head names; the iteration names its own when that is another.
     """
     # Ours comes first: whatever the model left open (a fence, a comment) swallows nothing but its own text.
-    parts = [f"## Iteration {iteration.number}", _price(iteration)]
+    parts = [f"## Iteration {iteration.number}", _price(iteration, model)]
     if iteration.note:
         parts.append(_quoted(iteration.note))
     for index, cell in enumerate(iteration.cells, 1):
@@ -101,6 +102,8 @@ def final(outcome: Outcome, patch: Patch) -> Node:
         parts.append(f"**Changed:** {shown}" + (f" and {len(patch.files) - 20} more" if len(patch.files) > 20 else ""))
     parts += [_quoted(note) for note in patch.notes]
     answer = outcome.answer
+    if outcome.source == "none" and outcome.stop_reason:
+        return _markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})  # its text would say the same again
     parts.append(_cut(printable(answer.text)) if isinstance(answer.value, str) else _fenced(answer.text))
     return _markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})
 
@@ -115,12 +118,6 @@ def prose(text: str, code: Sequence[str]) -> str:
             kept.append(rest[: found.start()])
             rest = rest[found.end() :]
     return "\n\n".join(piece.strip("\n") for piece in [*kept, rest] if piece.strip())
-
-
-def first_line(text: str) -> str:
-    """The first line that says something, cut to a width that fits beside other things."""
-    line = headline(text)
-    return line if len(line) <= 100 else line[:99] + "…"
 
 
 def escaped(text: str) -> str:
@@ -141,9 +138,11 @@ def _standing(head: Head) -> str:
     return " · ".join(escaped(fact) if number else fact for number, fact in enumerate(facts))
 
 
-def _price(iteration: Iteration) -> str:
+def _price(iteration: Iteration, usual: str) -> str:
     reply = iteration.reply
-    facts = [_line(reply.model), *_tokens(reply.usage), money(reply.cost)]
+    # A service answers with the date behind the name: claude-x-1 is claude-x-1-20260101.
+    same = re.fullmatch(rf"{re.escape(usual)}(-[\d-]{{8,}})?", reply.model)
+    facts = ["" if same else _line(reply.model), *_tokens(reply.usage), money(reply.cost)]
     if iteration.ended:
         facts.append(duration(iteration.ended - iteration.started))
     if reply.stop_reason != "end":

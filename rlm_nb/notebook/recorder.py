@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ from pathlib import Path
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
 from rlm_nb.notebook.document import Document
-from rlm_nb.notebook.metadata import Child, Head, relative, write_notebook
+from rlm_nb.notebook.metadata import Child, Head, Node, relative, write_notebook
+from rlm_nb.notebook.wording import first_line
 from rlm_nb.records import (
     JSON,
     AgentEnded,
@@ -137,7 +138,7 @@ class Recorder:
             case Replied(number=number, message=message, reply=reply, code=code):
                 self._code = {number: code}
                 begun = Iteration(event.agent, number, message, reply)
-                self._document.put(layout.think(begun, code, self._folder, complete=False))
+                self._document.put(self._think(begun, code, complete=False))
                 for index, source in enumerate(code, 1):
                     self._document.put(layout.waiting(number, index, source, "pending"))
                 return
@@ -171,7 +172,7 @@ class Recorder:
     def _record_iteration(self, iteration: Iteration) -> None:
         number = iteration.number
         code = self._code.pop(number, tuple(cell.code for cell in iteration.cells))
-        self._document.put(layout.think(iteration, code, self._folder, complete=True))
+        self._document.put(self._think(iteration, code, complete=True))
         for index, cell in enumerate(iteration.cells, 1):
             name = layout.code_id(number, index)
             # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
@@ -182,10 +183,14 @@ class Recorder:
         self._running = ""
         self._late.clear()
 
+    def _think(self, iteration: Iteration, code: Sequence[str], *, complete: bool) -> Node:
+        model = str(self._head.about.get("model", ""))
+        return layout.think(iteration, code, self._folder, complete=complete, model=model)
+
     def _record_child(self, event: AgentStarted | AgentEnded) -> None:
         known = {child.agent: child for child in self._head.subagents}
         if isinstance(event, AgentStarted):
-            task = layout.first_line(event.task.prompt)
+            task = first_line(event.task.prompt)
             # Where it will be: its notebook is opened a moment after this.
             known[event.agent] = Child(event.agent, task, self._running or None, f"{event.agent}.ipynb")
         else:
@@ -197,7 +202,7 @@ class Recorder:
         """A sub-agent that has ended, and those below it."""
         return Child(
             agent=result.agent,
-            task=known.task if known else "",
+            task=first_line(result.task) or (known.task if known else ""),
             cell=known.cell if known else None,
             notebook=relative(result.notebook, self._folder) if result.notebook.exists() else None,
             state=result.status,

@@ -13,9 +13,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.errors import NotebookError
-from rlm_nb.notebook.layout import first_line
 from rlm_nb.notebook.reader import read
-from rlm_nb.notebook.wording import duration, money, plural
+from rlm_nb.notebook.wording import duration, first_line, money, plural
 from rlm_nb.records import Status
 
 

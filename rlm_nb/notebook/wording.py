@@ -26,6 +26,16 @@ def headline(text: str) -> str:
     return next((line for line in lines if line), "")
 
 
+def first_line(text: str, most: int = 100) -> str:
+    """The first line that says anything, cut to a width that fits beside other things."""
+    return cut(headline(text), most)
+
+
+def cut(line: str, most: int) -> str:
+    """The line, or as much of it as makes `most` characters with an ellipsis behind it."""
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 def money(micro_dollars: int) -> str:
     """US dollars: cents, and small sums to a hundredth of a cent."""
     dollars = micro_dollars / 1_000_000

@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_verbose_adds_code_and_the_head_of_outputs() -> None:
     assert added[0] == "root:   >>> print(x)"
     assert added[1:3] == ["root:   line 0", "root:   line 1"]
     assert added[-1] == "root:   … 22 more lines"
+
+
+def test_a_line_is_never_longer_than_a_line() -> None:
+    """Long tasks, answers and outputs of one line are cut; the notebook has them whole."""
+    result = replace(RESULT, outcome=Outcome("completed", Answer.of(["x" * 90_000]), "final", "FINAL was called"))
+    printed = {"output_type": "stream", "name": "stdout", "text": "y" * 90_000}
+    stream = io.StringIO()
+    with View(stream, tree=False, max_iterations=50, verbose=True) as view:
+        view(AgentStarted("root", Task("z" * 90_000)))
+        view(Iterated("root", Iteration("root", 1, "", Reply(""), (CellResult("print(x)", "ok", (printed,)),))))
+        view(AgentEnded("root", result))
+    lines = stream.getvalue().splitlines()
+    assert [line[-1] for line in lines if len(line) > 90] == ["…"] * 3
+    assert max(map(len, lines)) < 400
 
 
 def test_the_tree_is_drawn_on_a_terminal(terminal: Terminal) -> None:

@@ -80,6 +80,7 @@ def test_exit_codes_tell_how_it_ended(mode: str, code: int, stdout: str) -> None
     """A partial answer is an answer; an error poses as none."""
     done = staged(mode, "half")
     assert (done.returncode, done.stdout) == (code, stdout)
+    assert done.stderr.lower().count("there is no answer") == (mode == "error")
     assert re.search(r"^(partial: the money is spent|error: the service refused the key)$", done.stderr, re.MULTILINE)
 
 

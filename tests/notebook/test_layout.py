@@ -80,3 +80,20 @@ def test_an_answer_is_shown_and_cut_when_it_is_long() -> None:
     assert "9,980,000 characters more" in long["source"]
     table = layout.final(Outcome("partial", Answer.of({"a": 1}), "stored", "time"), Patch(files=("a_b.py",)))["source"]
     assert table.startswith("## Partial answer\n\n*time*\n\n**Changed:** a\\_b.py\n\n```text\n{")
+
+
+@pytest.mark.parametrize(
+    ("answered", "named"),
+    [("claude-x-1", False), ("claude-x-1-20260101", False), ("claude-x-1-5", True), ("another", True), ("", False)],
+)
+def test_an_iteration_names_its_model_when_it_is_another(answered: str, named: bool, tmp_path: Path) -> None:
+    """The one that the head names stands there once; a date behind its name makes it no other."""
+    iteration = Iteration("root", 1, "m", Reply("Look.", model=answered, cost=10))
+    source = layout.think(iteration, (), tmp_path, complete=True, model="claude-x-1")["source"]
+    assert (f"*{answered} · " in source) is named
+
+
+def test_that_there_is_no_answer_is_said_once() -> None:
+    """The heading and the reason say all of it."""
+    none = Outcome("error", Answer.of("No answer was reached. It broke."), "none", "It broke.")
+    assert layout.final(none, Patch())["source"] == "## No answer\n\n*It broke.*"

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
     tags = [["rlm-head"], ["rlm-think"], ["rlm-code"], ["rlm-skipped"], ["rlm-final"]]
     assert [cell.metadata.tags for cell in notebook.cells] == tags
     assert not any(cell.metadata.editable for cell in notebook.cells)
-    think = "## Iteration 1\n\n*m · 10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
+    think = "## Iteration 1\n\n*10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
     assert notebook.cells[1].source == think
     assert notebook.cells[2].outputs[0].text == "a.py\n"
     assert notebook.cells[2].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"
@@ -181,6 +182,9 @@ def test_the_header_follows_the_run(tmp_path: Path) -> None:
             "root.2", Outcome("error", Answer.of("-"), "none", "-"), Patch(), tmp_path / "root.2.ipynb"
         )
         assert "- root.2 · error" in header(AgentEnded("root.2", without))
+        below = replace(without, agent="root.2.1", task="Look\nin two lines")
+        page = header(AgentEnded("root.2", replace(without, children=(below,))))
+        assert "  - root.2.1 · error · \\$0.00 · Look\n" in page
     assert "**unfinished**" in check(path).cells[0].source
     assert read(path).children == ("root.1", "root.2")
 

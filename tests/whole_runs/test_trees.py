@@ -54,6 +54,8 @@ def test_nested_to_the_deepest_level(run: Runner) -> None:
     result = run({"root": [ask], "root.1": [ask], "root.1.1": [ask], "root.1.1.1": [last]}, max_depth=3)
     assert result.root.answer.value == [False, "RecursionDepthError"]
     assert [agent.agent for agent in agents_of(result.root)] == ["root", "root.1", "root.1.1", "root.1.1.1"]
+    assert [agent.task for agent in agents_of(result.root)] == ["Do it.", "go on", "go on", "go on"]
+    assert read(result.root.notebook).subagents[0].children[0].task == "go on"
     assert result.balance.sandboxes == 4
     prompts = [read(agent.notebook).system for agent in agents_of(result.root)]
     assert ["rlm_query" in prompt for prompt in prompts] == [True, True, True, False]
