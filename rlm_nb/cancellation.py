@@ -92,5 +92,22 @@ class Cancellation:
         with self.calling(lambda: below.cancel(self._reason)):
             yield below
 
+    @contextmanager
+    def grace(self, seconds: float) -> Iterator[Cancellation]:
+        """A signal for what is still to be done when this one is set: cancelled that many seconds later."""
+        left = self.seconds_left()
+        above = Cancellation(None if left is None else time.monotonic() + left + seconds)
+
+        def end() -> None:
+            above.cancel(f"{self._reason}, and {seconds:g} s more were not enough")
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        try:
+            with self.calling(timer.start):
+                yield above
+        finally:
+            timer.cancel()
+
     def _overdue(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline

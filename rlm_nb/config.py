@@ -148,6 +148,12 @@ class KernelSettings(Section):
         return None if self.memory_limit is None else max(SMALLEST_MEMORY, _bytes(self.memory_limit, whole=machine))
 
 
+class WorkspaceSettings(Section):
+    """What is taken from your checkout, and back from an agent's worktree."""
+
+    max_file_size: int = Field(100_000_000, gt=0)
+
+
 class RunsSettings(Section):
     """Where runs are recorded."""
 
@@ -163,6 +169,7 @@ class Config(BaseSettings):
     rlm: RLMSettings = RLMSettings()
     budget: BudgetSettings = BudgetSettings()
     kernel: KernelSettings = KernelSettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     runs: RunsSettings = RunsSettings()
 
     @classmethod

@@ -59,6 +59,9 @@ from rlm_nb.workspace.worktree import Source, Worktree
 FINISHING = 60.0
 """Seconds before the end of the time that an agent is granted its last turn; a tenth of the time if that is less."""
 
+BRINGING_HOME = 60.0
+"""Seconds that reading an agent's edits may take once the run was stopped or its time is up: they must not be lost."""
+
 VERSION = 1
 """Of the files run.json and result.json."""
 
@@ -172,7 +175,13 @@ def open_run(
         ledger = _ledger(config, folder, audience)
         origin = stack.enter_context(
             Source.open(
-                str(source), folder, branch=branch, commit=commit, runs_dir=config.runs.dir.absolute(), cancel=cancel
+                str(source),
+                folder,
+                branch=branch,
+                commit=commit,
+                runs_dir=config.runs.dir.absolute(),
+                settings=config.workspace,
+                cancel=cancel,
             )
         )
         for text in origin.notices:
@@ -303,10 +312,12 @@ class Run:
                     why = f"It could not begin: {error}"
                     outcome = Outcome("error", Answer.of(f"No answer was reached. {why}"), "none", why)
                 home.rest()
+                with cancel.grace(BRINGING_HOME) as late:
+                    patch = home.patch(late)
                 result = AgentResult(
                     agent=task.agent,
                     outcome=outcome,
-                    patch=home.patch(),
+                    patch=patch,
                     notebook=notebook,
                     cost=model.cost,
                     total_cost=model.cost + sum(child.total_cost for child in home.children()),
@@ -369,11 +380,11 @@ class Run:
     ) -> tuple[Worktree, Kernel, Queries]:
         """An agent's worktree, with a kernel in it."""
         folder = stack.enter_context(scratch())
-        tree = stack.enter_context(self.source.checkout(task.agent, folder, base))
+        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel))
 
-        def prepare() -> Spawn:
+        def prepare(cancel: Cancellation) -> Spawn:
             # All of a batch start from what the parent's files are now.
-            commit = tree.snapshot(f"{task.agent} asks for sub-agents")
+            commit = tree.snapshot(f"{task.agent} asks for sub-agents", cancel)
             return partial(self._spawn, commit, recorder)
 
         queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
@@ -512,13 +523,13 @@ class _Home:
         assert self._opening is not None
         return self._opening.result()[1].execute(code, cancel, on_output)
 
-    def patch(self) -> Patch:
+    def patch(self, cancel: Cancellation) -> Patch:
         """What changed in the worktree, if there was one; or why that cannot be told."""
         assert self._opening is not None
         if self._opening.exception():
             return Patch()
         try:
-            return self._opening.result()[0].patch()
+            return self._opening.result()[0].patch(cancel)
         except RLMError as error:
             why = f"the edits could not be read: {error}"
             return Patch(error=why, notes=(why,))

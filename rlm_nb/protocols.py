@@ -160,10 +160,14 @@ class Workspace(Protocol):
         """The worktree."""
         ...
 
-    def snapshot(self, message: str) -> str:
-        """Keep the worktree's present state as a commit of the run; returns its id."""
+    def snapshot(self, message: str, cancel: Cancellation | None = None) -> str:
+        """Keep the worktree's present state as a commit of the run; returns its id.
+
+        Raises:
+            CancelledError: `cancel` was set meanwhile.
+        """
         ...
 
-    def patch(self) -> Patch:
-        """What changed since the agent started."""
+    def patch(self, cancel: Cancellation | None = None) -> Patch:
+        """What changed since the agent started, as far as it could be read before `cancel` was set."""
         ...

@@ -36,13 +36,13 @@ class Queries:
     Args:
         task: The agent that asks; its depth is what counts, whatever its kernel says.
         settings: The limits.
-        prepare: Called once a batch, for what then runs each of its sub-agents.
+        prepare: Called once a batch, with what cancels it, for what then runs each of its sub-agents.
         model: Answers plain model calls, and pays for them.
         max_tokens: The longest reply to a plain call.
     """
 
     def __init__(
-        self, task: Task, settings: RLMSettings, prepare: Callable[[], Spawn], model: Asker, max_tokens: int
+        self, task: Task, settings: RLMSettings, prepare: Callable[[Cancellation], Spawn], model: Asker, max_tokens: int
     ) -> None:
         self._task, self._settings, self._prepare, self._model = task, settings, prepare, model
         self._max_tokens = max_tokens
@@ -70,7 +70,7 @@ class Queries:
         with self._lock:
             numbers = range(self._started + 1, self._started + 1 + len(prompts))
             self._started += len(prompts)
-        spawn = self._prepare()
+        spawn = self._prepare(cancel)
 
         def run(numbered: tuple[int, str]) -> dict[str, JSON]:
             number, prompt = numbered

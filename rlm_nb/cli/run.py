@@ -279,7 +279,7 @@ def summary(result: RunResult) -> list[str]:
         plural(len(agents), "agent"),
         duration(root.ended - root.started),
     ]
-    patch = "none, nothing was changed"
+    patch = "none" if root.patch.notes else "none, nothing was changed"
     if result.patch_file is not None:
         from rlm_nb.workspace.apply import instruction
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from rlm_nb.cancellation import Cancellation
 from rlm_nb.workspace.scratch import FOLDER
 
 LONGEST_PATH = 1000
@@ -24,6 +25,8 @@ KEYS = "they may hold keys"
 IN_SUBMODULE = "inside a submodule"
 TOO_LONG = "paths too long"
 UNSTEADY = "changed while they were read"
+LARGE = "larger than workspace.max_file_size"
+STILL_LARGE = "their changes, since they are larger than workspace.max_file_size"
 
 
 @dataclass
@@ -61,9 +64,19 @@ def named(paths: Iterable[bytes], most: int = 5) -> str:
 
 
 class Root:
-    """The files below one folder. No path leads out of it, whatever is swapped for a symbolic link and when."""
+    """The files below one folder. No path leads out of it, whatever is swapped for a symbolic link and when.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Args:
+        path: The folder.
+        cancel: Ends whatever is being read or listed with `CancelledError`.
+        largest: Bytes of the largest file that is read; `None` for any.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], cancel: Cancellation | None = None, largest: int | None = None
+    ) -> None:
+        self.cancel = cancel or Cancellation()
+        self._largest = largest
         self._root = os.open(path, FOLDER)
         self._last: tuple[bytes, int] | None = None
 
@@ -111,7 +124,7 @@ class Root:
         A symbolic link is read as its target's name.
 
         Raises:
-            OSError: It is gone, is no file, or may not be read.
+            OSError: It is gone, is no file, may not be read, or is too large (`EFBIG`).
         """
         parent, _, name = path.rpartition(b"/")
         folder = self.folder(parent)
@@ -125,7 +138,9 @@ class Root:
             status = os.fstat(opened)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, SPECIAL)
-            yield status.st_size, _pieces(opened, status.st_size)
+            if self._largest is not None and status.st_size > self._largest:
+                raise OSError(errno.EFBIG, LARGE)
+            yield status.st_size, self._pieces(opened, status.st_size)
         finally:
             os.close(opened)
 
@@ -142,6 +157,7 @@ class Root:
         found: dict[bytes, os.stat_result] = {}
         waiting = [(b"", False)]
         while waiting:
+            self.cancel.check()
             folder, nested = waiting.pop()
             try:
                 entries = self._entries(folder)
@@ -185,6 +201,13 @@ class Root:
         except OSError as error:
             return error.errno not in NOTHING_THERE
 
+    def _pieces(self, opened: int, size: int) -> Iterator[bytes]:
+        with suppress(OSError):  # a disk that fails in the middle: too few bytes say so
+            while size and (piece := os.read(opened, min(size, PIECE))):
+                self.cancel.check()
+                size -= len(piece)
+                yield piece
+
     def _keep(self, last: tuple[bytes, int] | None) -> None:
         if self._last is not None:
             os.close(self._last[1])
@@ -194,10 +217,3 @@ class Root:
 def _is_git(name: bytes) -> bool:
     """Git itself refuses this name in a tree, however it is written."""
     return name.lower() == b".git"
-
-
-def _pieces(opened: int, size: int) -> Iterator[bytes]:
-    with suppress(OSError):  # a disk that fails in the middle: too few bytes say so
-        while size and (piece := os.read(opened, min(size, PIECE))):
-            size -= len(piece)
-            yield piece

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import GitError, SourceError
@@ -150,6 +151,20 @@ class Git:
             return out.read()
 
     @contextmanager
+    def reading(self, *arguments: str | Path, **env: str | Path) -> Iterator[IO[bytes]]:
+        """Like `run`, for a command that prints more than should be held in memory: read it to its end."""
+        with tempfile.TemporaryFile() as err:
+            with self._started(arguments, env, stdout=subprocess.PIPE, stderr=err) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.close()
+                yield process.stdout
+                process.wait()
+            err.seek(0)
+            if process.returncode:
+                raise _failed(arguments, process.returncode, _text(err.read()))
+
+    @contextmanager
     def _started(
         self, arguments: tuple[str | Path, ...], env: Mapping[str, str | Path], **streams: object
     ) -> Iterator[subprocess.Popen[bytes]]:
@@ -190,7 +205,9 @@ class Git:
                 raise GitError(f"git {arguments[0]} was stopped: it took longer than {self.timeout:g} s")
 
 
-def controlled(git_dir: Path, *, work_tree: Path | None = None, index: Path | None = None) -> Git:
+def controlled(
+    git_dir: Path, *, work_tree: Path | None = None, index: Path | None = None, cancel: Cancellation | None = None
+) -> Git:
     """Commands on a repository of ours: always named, never discovered, in an environment that holds nothing else."""
     options = [f"--git-dir={git_dir}"]
     if work_tree is not None:
@@ -201,7 +218,7 @@ def controlled(git_dir: Path, *, work_tree: Path | None = None, index: Path | No
     env |= {"HOME": "/nonexistent"}
     if index is not None:
         env["GIT_INDEX_FILE"] = str(index)
-    return Git((*options, *_settings(SETTINGS)), env)
+    return Git((*options, *_settings(SETTINGS)), env, cancel)
 
 
 def of_user(folder: Path, cancel: Cancellation | None = None) -> Git:

@@ -34,13 +34,17 @@ class Wish:
         where: A path or a URL.
         branch: A branch or a tag, instead of the present state.
         commit: A commit, instead of the present state; counts more than `branch`.
-        skip: Folders of ours that may lie in the checkout and are no part of it.
+        run_folder: The folder of this run; if it lies in the checkout it is no part of it.
+        runs_dir: Where runs are recorded; it is no part of the checkout either.
+        largest: Bytes of the largest file that is taken; `None` for any.
     """
 
     where: str
     branch: str | None = None
     commit: str | None = None
-    skip: Sequence[Path] = ()
+    run_folder: Path | None = None
+    runs_dir: Path | None = None
+    largest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def start(wish: Wish, ctl: Path, cancel: Cancellation | None = None) -> Start:
 
 def _remote(wish: Wish, ctl: Path, cancel: Cancellation | None) -> Start:
     url, algorithm = remote.fetch(wish.where, ctl, cancel)
-    ours = git.controlled(ctl)
+    ours = git.controlled(ctl, cancel=cancel)
     head = refs.choose(ours, url, wish.branch, wish.commit, ("refs/remotes/origin/", "refs/tags/"), remote.HEAD)
     return _exact(ours, Start(head, head, url, algorithm=algorithm))
 
@@ -103,7 +107,7 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
     users = git.of_user(folder, cancel)
     inside = users.attempt("rev-parse", "--is-inside-work-tree")
     if inside.code and "not a git repository (or any" in inside.err:
-        return _plain(wish, folder, ctl, f"{folder} is not a git repository: its files were copied")
+        return _plain(wish, folder, ctl, f"{folder} is not a git repository: its files were copied", cancel)
     if inside.code and "safe.directory" in inside.err:
         raise SourceError(
             f"{folder} belongs to another user, so git does not trust it; if you do, say "
@@ -112,13 +116,14 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
     if inside.code:
         raise SourceError(f"{folder}: git cannot read this repository: {inside.err}")
     if inside.out.strip() != b"true":
-        return _bare(wish, users, folder, ctl)
+        return _bare(wish, users, folder, ctl, cancel)
     if users.attempt("check-ignore", "--quiet", folder).code == 0:
-        return _plain(wish, folder, ctl, f"{folder} is ignored by the repository around it: its files were copied")
+        notice = f"{folder} is ignored by the repository around it: its files were copied"
+        return _plain(wish, folder, ctl, notice, cancel)
     algorithm = repository.borrow(ctl, users)
     top = Path(repository.line(users, "rev-parse", "--show-toplevel"))
     place = PurePosixPath(repository.line(users, "rev-parse", "--show-prefix"))
-    ours = git.controlled(ctl)
+    ours = git.controlled(ctl, cancel=cancel)
     if wish.branch is not None or wish.commit is not None:
         head = refs.choose(users, str(top), wish.branch, wish.commit, refs.LOCAL)
         return _exact(ours, Start(head, head, str(folder), place, algorithm))
@@ -126,25 +131,28 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
     notices = () if head else (f"{top} has no commit yet: the run starts from its files as they are",)
     users = git.of_user(top, cancel)
     executable = repository.line(users, "config", "--type=bool", "--default=true", "core.fileMode") == "true"
-    checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish.skip))
-    return _present(ours, checkout, Start("", head, str(folder), place, algorithm, notices=notices), executable)
+    checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish))
+    found = Start("", head, str(folder), place, algorithm, notices=notices)
+    return _present(ours, checkout, found, wish.largest, executable=executable)
 
 
-def _bare(wish: Wish, users: Git, folder: Path, ctl: Path) -> Start:
+def _bare(wish: Wish, users: Git, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:
     algorithm = repository.borrow(ctl, users)
     head = refs.choose(users, str(folder), wish.branch, wish.commit, refs.LOCAL, "HEAD")
     notice = f"{folder} is a bare repository: the run starts from its commit {head[:10]}"
-    return _exact(git.controlled(ctl), Start(head, head, str(folder), algorithm=algorithm, notices=(notice,)))
+    ours = git.controlled(ctl, cancel=cancel)
+    return _exact(ours, Start(head, head, str(folder), algorithm=algorithm, notices=(notice,)))
 
 
-def _plain(wish: Wish, folder: Path, ctl: Path, notice: str) -> Start:
+def _plain(wish: Wish, folder: Path, ctl: Path, notice: str, cancel: Cancellation | None) -> Start:
     """A folder without git: its files, `.gitignore` files obeyed."""
     if wish.branch is not None or wish.commit is not None:
         raise SourceError(f"{folder} is not a git repository: it has no {wish.commit or wish.branch!r}")
     repository.make(ctl, "sha1", excludes=repository.users_excludes(git.of_user(folder)))
-    lister = git.controlled(ctl, work_tree=folder)
-    checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish.skip))
-    return _present(git.controlled(ctl), checkout, Start("", "", str(folder), notices=(notice,)), executable=True)
+    lister = git.controlled(ctl, work_tree=folder, cancel=cancel)
+    checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish))
+    ours = git.controlled(ctl, cancel=cancel)
+    return _present(ours, checkout, Start("", "", str(folder), notices=(notice,)), wish.largest, executable=True)
 
 
 def _exact(ours: Git, found: Start) -> Start:
@@ -176,7 +184,7 @@ class _Checkout:
     left: LeftOut
 
 
-def _present(ours: Git, checkout: _Checkout, found: Start, executable: bool) -> Start:
+def _present(ours: Git, checkout: _Checkout, found: Start, largest: int | None, *, executable: bool) -> Start:
     """What the user sees: uncommitted and untracked files too, ignored ones not, every byte as it is on disk.
 
     Each file is read, the unchanged ones too: the index may vouch for a file whose bytes on disk are others than those
@@ -186,7 +194,7 @@ def _present(ours: Git, checkout: _Checkout, found: Start, executable: bool) -> 
     kept = {path: entry for path, entry in checkout.tracked.items() if entry.mode == SUBMODULE}
     absent = set()
     files = {}
-    with Root(checkout.top) as root:
+    with Root(checkout.top, ours.cancel, largest) as root:
         for path in sorted((checkout.tracked.keys() | checkout.untracked) - kept.keys()):
             try:
                 status = root.stat(path)
@@ -227,8 +235,8 @@ def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
     return entries, frozenset(sparse)
 
 
-def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[bytes], LeftOut]:
-    """The files that are neither tracked nor ignored nor below `skip`, and what had to be left out.
+def _untracked(lister: Git, top: Path, wish: Wish) -> tuple[frozenset[bytes], LeftOut]:
+    """The files that are neither tracked nor ignored nor recorded by a run, and what had to be left out.
 
     A `.env` is left out: whoever forgot to ignore it did not mean to show it to a model.
     """
@@ -238,7 +246,7 @@ def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[
         raise SourceError(f"{top}: git cannot list the files: {ended.err}")
     for folder in UNREADABLE_FOLDER.findall(ended.err):
         left.add(os.fsencode(folder), UNREADABLE)
-    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(top, skip))
+    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(top, _runs(wish)))
     files = set()
     for path in ended.out.split(b"\0")[:-1]:
         if path.startswith(ours):
@@ -250,6 +258,11 @@ def _untracked(lister: Git, top: Path, skip: Sequence[Path]) -> tuple[frozenset[
         else:
             files.add(path)
     return frozenset(files), left
+
+
+def _runs(wish: Wish) -> list[Path]:
+    """The folders of this run and of those recorded beside it."""
+    return [folder for folder in (wish.run_folder, wish.runs_dir) if folder is not None]
 
 
 def _inside(top: Path, folders: Sequence[Path]) -> list[PurePosixPath]:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from rlm_nb.records import Patch
+from rlm_nb.workspace.files import PIECE, named
 from rlm_nb.workspace.git import Git
 
 DIFF = ("diff-tree", "-r", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames")
 
+LARGEST = 64_000_000
+"""Bytes of the longest patch: it is held in memory whole, and a person is to read it."""
 
-def between(git: Git, base: str, commit: str, notes: tuple[str, ...] = ()) -> Patch:
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry between two trees.
+
+    Args:
+        status: `A`, `D`, `M`, `R` for a renamed file, `T` where a file became a link or the like.
+        oids: What was there and what is there, as object ids; zeros for nothing.
+        paths: Where; of a rename, the old path and the new one.
+    """
+
+    status: str
+    oids: tuple[str, str]
+    paths: tuple[bytes, ...]
+
+
+def between(
+    git: Git, base: str, commit: str, notes: tuple[str, ...] = (), *, largest: int | None = None, most: int = LARGEST
+) -> Patch:
     """The patch that leads from `base` to `commit`, two commits of the run's own repository.
 
     Args:
@@ -18,20 +42,67 @@ def between(git: Git, base: str, commit: str, notes: tuple[str, ...] = ()) -> Pa
         base: Where it starts.
         commit: Where it leads.
         notes: What is not in `commit`, and why.
+        largest: Bytes of the largest file whose contents are compared; git holds them in memory several times.
+        most: Bytes of the longest text. Files that do not fit are named in the patch's notes, and stand in its
+            `files` all the same.
 
     Raises:
         GitError: One of the two is not there.
+        CancelledError: The signal of `git` was set.
     """
     if base == commit:
         return Patch(base=base, commit=commit, notes=notes)
-    text = git.run(*DIFF, "--patch", "--binary", "--full-index", base, commit)
-    return Patch(text.decode("utf-8", "surrogateescape"), _files(git, base, commit), base, commit, notes)
+    changes = touched = _changes(git, base, commit)
+    over = [] if largest is None else _larger(git, changes, largest)
+    but = [f":(exclude,literal){os.fsdecode(path)}" for change in over for path in change.paths]
+    if over:
+        changes = _changes(git, base, commit, but)
+    with git.reading(*DIFF, "--patch", "--binary", "--full-index", base, commit, "--", *but) as stream:
+        text, cut = _whole_sections(iter(partial(stream.readline, PIECE), b""), changes, most)
+    if missing := {path for change in (*over, *cut) for path in change.paths}:
+        why = f"left out of the patch for its size, but kept in commit {commit[:10]} of the run's ctl.git"
+        notes = (*notes, f"{why}: {named(missing)}")
+    files = sorted({os.fsdecode(path) for change in touched for path in change.paths})
+    return Patch(text.decode("utf-8", "surrogateescape"), tuple(files), base, commit, notes)
 
 
-def _files(git: Git, base: str, commit: str) -> tuple[str, ...]:
-    """Every path that the patch touches; of a rename, the old one and the new one."""
-    fields = iter(git.run(*DIFF, "--name-status", "-z", base, commit).split(b"\0")[:-1])
-    paths: set[str] = set()
-    for status in fields:
-        paths.update(os.fsdecode(next(fields)) for _ in range(2 if status[:1] in b"RC" else 1))
-    return tuple(sorted(paths))
+def _changes(git: Git, base: str, commit: str, but: Sequence[str] = ()) -> list[Change]:
+    """What differs, in the order in which a patch has it."""
+    fields = iter(git.run(*DIFF, "--raw", "--no-abbrev", "-z", base, commit, "--", *but).split(b"\0")[:-1])
+    changes = []
+    for field in fields:
+        _, _, old, new, status = field.decode().split()
+        paths = tuple(next(fields) for _ in range(2 if status[0] in "RC" else 1))
+        changes.append(Change(status[0], (old, new), paths))
+    return changes
+
+
+def _larger(git: Git, changes: Iterable[Change], largest: int) -> list[Change]:
+    """Those of the changes that would have git read an object of more than so many bytes."""
+    differing = [change for change in changes if change.oids[0] != change.oids[1]]
+    asked = "".join(f"{oid}\n" for change in differing for oid in change.oids).encode()
+    lines = iter(git.run("cat-file", "--batch-check=%(objectsize)", stdin=asked).splitlines())
+    # An object that is missing (a side that is not there, a submodule's commit) is answered with words.
+    sizes = ([int(size) for size in (next(lines), next(lines)) if size.isdigit()] for _ in differing)
+    return [change for change, found in zip(differing, sizes, strict=True) if max(found, default=0) > largest]
+
+
+def _whole_sections(lines: Iterable[bytes], changes: Sequence[Change], most: int) -> tuple[bytes, list[Change]]:
+    """As many of a patch's files as fit into `most` bytes, and the changes that do not."""
+    text = bytearray()
+    cut: list[Change] = []
+    # Where a file becomes a link, the patch removes the one and adds the other.
+    sections = iter(change for change in changes for _ in range(2 if change.status == "T" else 1))
+    here: Change | None = None
+    begin, fresh = 0, True
+    for line in lines:
+        # Neither text, which stands behind a sign, nor binary data, which has no spaces, can look like this.
+        if fresh and line.startswith(b"diff --git ") and (section := next(sections)) is not here:
+            here, begin = section, len(text)
+        fresh = line.endswith(b"\n")
+        if here is not None and (not cut or cut[-1] is not here):
+            text += line
+            if len(text) > most:
+                del text[begin:]
+                cut.append(here)
+    return bytes(text), cut

@@ -9,6 +9,7 @@ borrowed ones included.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -17,7 +18,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from rlm_nb.workspace.files import PIECE, SPECIAL, UNREADABLE, UNSTEADY, LeftOut, Root
+from rlm_nb.workspace.files import LARGE, PIECE, SPECIAL, STILL_LARGE, UNREADABLE, UNSTEADY, LeftOut, Root
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.scratch import scratch
 
@@ -26,6 +27,9 @@ RACY = 100_000_000
 
 LARGEST_IGNORE_FILE = 1_000_000
 """Bytes. No person wrote a longer `.gitignore`."""
+
+FAST_IMPORT = ("--quiet", "--force", "--done", "--big-file-threshold=1m")
+"""What is larger than the threshold git passes on to the disk, instead of holding it in memory whole."""
 
 SUBMODULE = "160000"
 LINK = "120000"
@@ -80,6 +84,7 @@ class Observer:
         now = time.time_ns()
         tree = {}
         for path, status in files.items():
+            root.cancel.check()
             old = before.get(path)
             kind = stat.S_IFMT(status.st_mode)
             known = self._seen.get(path)
@@ -92,8 +97,11 @@ class Observer:
                 oid = _object_id(root, path, self.algorithm)
             except FileNotFoundError:  # gone since it was listed
                 continue
-            except OSError:
-                left.add(path, UNREADABLE if kind in (stat.S_IFREG, stat.S_IFLNK) else SPECIAL)
+            except OSError as error:
+                if error.errno == errno.EFBIG:
+                    left.add(path, LARGE if old is None else STILL_LARGE)
+                else:
+                    left.add(path, UNREADABLE if kind in (stat.S_IFREG, stat.S_IFLNK) else SPECIAL)
                 if old is not None:
                     tree[path] = old
                 continue
@@ -129,6 +137,8 @@ def ignored(git: Git, root: Root, files: Mapping[bytes, os.stat_result], untrack
     with scratch() as rules:
         for path, status in files.items():
             if path.rpartition(b"/")[2] != b".gitignore" or not stat.S_ISREG(status.st_mode):
+                continue
+            if status.st_size > LARGEST_IGNORE_FILE:
                 continue
             with suppress(FileNotFoundError, PermissionError), root.reading(path) as (size, pieces):
                 if size <= LARGEST_IGNORE_FILE:
@@ -176,7 +186,7 @@ class Writer:
         tree = dict(new)
         present = {entry.oid for entry in old.values()}.union(stored)
         commands = self._stream(ref, parent, message, old, tree, present)
-        said = self.git.feed("fast-import", "--quiet", "--force", "--done", chunks=commands)
+        said = self.git.feed("fast-import", *FAST_IMPORT, chunks=commands)
         return said.decode().strip(), tree
 
     def _stream(

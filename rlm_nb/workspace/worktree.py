@@ -15,18 +15,26 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.errors import RunFolderError
+from rlm_nb.config import WorkspaceSettings
+from rlm_nb.errors import CancelledError, GitError, RunFolderError
 from rlm_nb.records import Patch
 from rlm_nb.workspace import git, origin, patch, repository
-from rlm_nb.workspace.files import UNREADABLE, LeftOut, Root
+from rlm_nb.workspace.files import LARGE, STILL_LARGE, UNREADABLE, LeftOut, Root
+from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.scratch import remove_tree, scratch
 from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, ignored, tree_of
 
 REMEMBERED = 8
 """Commits whose contents are kept at hand."""
+
+SMALL = 1_000_000
+"""Bytes. Files up to this size are kept first when an agent has ended, lest the time be up before they are."""
+
+END = "The end"
 
 __all__ = ["Source", "Worktree", "remove_tree", "scratch"]
 
@@ -37,11 +45,12 @@ class Source:
     Args:
         ctl: That repository.
         start: The state in it that the run starts from.
+        settings: What is taken from a checkout or a worktree.
     """
 
-    def __init__(self, ctl: Path, start: origin.Start) -> None:
+    def __init__(self, ctl: Path, start: origin.Start, settings: WorkspaceSettings) -> None:
         self.ctl = ctl
-        self._start = start
+        self._start, self._settings = start, settings
         self._lock = threading.Lock()
         self._trees: dict[str, Tree] = {}
 
@@ -55,6 +64,7 @@ class Source:
         branch: str | None = None,
         commit: str | None = None,
         runs_dir: Path | None = None,
+        settings: WorkspaceSettings | None = None,
         cancel: Cancellation | None = None,
     ) -> Iterator[Source]:
         """Make `run_folder/ctl.git` with the user's present state in it, or the branch or commit asked for.
@@ -65,7 +75,8 @@ class Source:
             branch: A branch or a tag to start from.
             commit: A commit to start from.
             runs_dir: Where runs are kept; it is no part of what is worked on.
-            cancel: Ends the opening, transfers included.
+            settings: What is taken.
+            cancel: Ends the opening, transfers and the reading of files included.
 
         Raises:
             SourceError: There is nothing to start from, or it cannot be read.
@@ -73,15 +84,16 @@ class Source:
             CancelledError: `cancel` was set.
         """
         ctl = run_folder.resolve() / "ctl.git"
-        skip = [run_folder] if runs_dir is None else [run_folder, runs_dir]
+        settings = settings or WorkspaceSettings()
+        wish = origin.Wish(where, branch, commit, run_folder, runs_dir, settings.max_file_size)
         with _writing(ctl):
             ctl.mkdir()
             try:
-                start = origin.start(origin.Wish(where, branch, commit, skip), ctl, cancel)
+                source = cls(ctl, origin.start(wish, ctl, cancel), settings)
             except BaseException:
                 remove_tree(ctl)
                 raise
-        yield cls(ctl, start)
+        yield source
 
     @property
     def base(self) -> str:
@@ -109,7 +121,9 @@ class Source:
         return self._start.notices
 
     @contextmanager
-    def checkout(self, agent: str, folder: Path, base: str | None = None) -> Iterator[Worktree]:
+    def checkout(
+        self, agent: str, folder: Path, base: str | None = None, cancel: Cancellation | None = None
+    ) -> Iterator[Worktree]:
         """Give an agent a worktree, `folder/work`, with a private repository behind it, `folder/git`.
 
         May be called from many threads at once. The folder is the caller's to remove.
@@ -118,24 +132,26 @@ class Source:
             agent: Whose it is.
             folder: An empty folder that only its owner can enter.
             base: The commit in `ctl.git` to start from; the run's own start when there is none.
+            cancel: Ends the writing of the files.
 
         Raises:
             GitError: Git could not write it: the disk is full, or a partial clone lacks a file.
             RunFolderError: The folder cannot be written.
+            CancelledError: `cancel` was set.
         """
         base = base or self.base
         with _writing(folder):
-            tree = self._check_out(folder / "work", folder / "git", base)
-            worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start)
+            tree = self._check_out(folder / "work", folder / "git", base, cancel)
+            worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start, self._settings)
         yield worktree
 
-    def _check_out(self, work: Path, private: Path, base: str) -> Tree:
-        tree = self._tree(base)
+    def _check_out(self, work: Path, private: Path, base: str, cancel: Cancellation | None) -> Tree:
+        tree = self._tree(base, cancel)
         work.mkdir(mode=0o700)
         repository.make_private(private, work, self.ctl, base)
         absent = self._start.absent & tree.keys()
         # The index is the agent's from here on: we never look into it again.
-        ours = git.controlled(self.ctl, work_tree=work, index=private / "index")
+        ours = git.controlled(self.ctl, work_tree=work, index=private / "index", cancel=cancel)
         if not absent:
             ours.run("read-tree", "--reset", "-u", base)
             return tree
@@ -144,11 +160,11 @@ class Source:
         ours.run("checkout-index", "--quiet", "--all", "--index")
         return tree
 
-    def _tree(self, base: str) -> Tree:
+    def _tree(self, base: str, cancel: Cancellation | None) -> Tree:
         """What a commit holds; read once for all the sub-agents of a batch, which start from the same one."""
         with self._lock:
             if base not in self._trees:
-                self._trees[base] = tree_of(git.controlled(self.ctl), base)
+                self._trees[base] = tree_of(git.controlled(self.ctl, cancel=cancel), base)
                 while len(self._trees) > REMEMBERED:
                     del self._trees[next(iter(self._trees))]
             return self._trees[base]
@@ -164,22 +180,33 @@ class Worktree:
         base: The commit that was checked out.
         tree: What that commit holds.
         start: Where the run started.
+        settings: What is taken.
     """
 
-    def __init__(self, ctl: Path, agent: str, path: Path, base: str, tree: Tree, start: origin.Start) -> None:
+    def __init__(
+        self,
+        ctl: Path,
+        agent: str,
+        path: Path,
+        base: str,
+        tree: Tree,
+        start: origin.Start,
+        settings: WorkspaceSettings,
+    ) -> None:
         self.path, self.base = path, base
         self._git = git.controlled(ctl)
         self._ref = f"refs/rlm/{agent}"
         self._algorithm, self._absent = start.algorithm, start.absent
+        self._largest = settings.max_file_size
         self._lock = threading.Lock()
         self._last, self._tree = "", tree
-        self._notes: tuple[str, ...] = ()
+        self._left = LeftOut()
         self._observer = Observer(start.algorithm)
         with Root(path) as root:
             self._observer.trust(root, tree)
         self.workdir = _nearest_folder(path, start.subfolder)
 
-    def snapshot(self, message: str) -> str:
+    def snapshot(self, message: str, cancel: Cancellation | None = None) -> str:
         """Keep the present state as a commit of `ctl.git`, held by the ref `refs/rlm/<agent>`; returns its id.
 
         Ignored files are no part of it. What cannot be taken stays as it was in the last one.
@@ -187,45 +214,63 @@ class Worktree:
         Raises:
             GitError: The commit cannot be written.
             RunFolderError: There is no room to work out what is ignored.
+            CancelledError: `cancel` was set; the last state is what it was.
         """
         with self._lock, _writing(self.path):
-            return self._snapshot(message)
+            return self._snapshot(message, self._largest, cancel or Cancellation())
 
-    def patch(self) -> Patch:
+    def patch(self, cancel: Cancellation | None = None) -> Patch:
         """What changed since the checkout, and what had to be left out.
 
+        When `cancel` is set meanwhile, or git refuses, it is what could be kept by then, and its notes say so.
+
         Raises:
-            GitError: The state cannot be written.
             RunFolderError: There is no room to work out what is ignored.
         """
+        cancel = cancel or Cancellation()
+        ours = replace(self._git, cancel=cancel)
         with self._lock, _writing(self.path):
-            commit = self._snapshot("The end")
-            return patch.between(self._git, self.base, commit, self._notes)
+            found = Patch(base=self.base)
+            try:
+                for largest in sorted({min(SMALL, self._largest), self._largest}):
+                    commit = self._snapshot(END, largest, cancel)
+                    found = patch.between(ours, self.base, commit, self._left.sentences(), largest=self._largest)
+                    if not self._left.paths.keys() & {LARGE, STILL_LARGE}:
+                        break
+            except (CancelledError, GitError) as error:
+                self._keep(self._last or self.base, self._tree, self._left)
+                kept = f"commit {self._last[:10]} of the run's ctl.git has all that could be kept"
+                note = f"the last edits may be missing, {kept}: {error}"
+                found = replace(
+                    found, commit=self._last, notes=(*found.notes, note), error=None if found.commit else note
+                )
+            return found
 
-    def _snapshot(self, message: str) -> str:
+    def _snapshot(self, message: str, largest: int, cancel: Cancellation) -> str:
         left = LeftOut()
         try:
-            root = Root(self.path)
+            root = Root(self.path, cancel, largest)
         except OSError:
             left.add_unseen(b"", UNREADABLE)
             return self._keep(self._last or self.base, self._tree, left)
         with root:
-            new = self._observe(root, left)
+            ours = replace(self._git, cancel=cancel)
+            new = self._observe(ours, root, left)
             if new == self._tree:
                 return self._keep(self._last or self.base, self._tree, left)
-            writer = Writer(self._git, root, self._algorithm, left)
+            writer = Writer(ours, root, self._algorithm, left)
             commit, tree = writer.commit(self._ref, self._last or self.base, message, self._tree, new)
         for path in new:
             if tree.get(path) != new[path]:
                 self._observer.forget(path)
         return self._keep(commit, tree, left)
 
-    def _observe(self, root: Root, left: LeftOut) -> dict[bytes, Entry]:
+    def _observe(self, ours: Git, root: Root, left: LeftOut) -> dict[bytes, Entry]:
         old = self._tree
         submodules = {path for path, entry in old.items() if entry.mode == SUBMODULE}
         files = root.walk(old, submodules, left)
         untracked = [path for path in files if path not in old]
-        for path in ignored(self._git, root, files, untracked):
+        for path in ignored(ours, root, files, untracked):
             del files[path]
         new = self._observer.observe(root, files, old, left)
         for path in old.keys() - new.keys():
@@ -236,7 +281,7 @@ class Worktree:
     def _keep(self, commit: str, tree: Tree, left: LeftOut) -> str:
         if not self._last and commit == self.base:
             self._git.run("update-ref", self._ref, commit)
-        self._last, self._tree, self._notes = commit, tree, left.sentences()
+        self._last, self._tree, self._left = commit, tree, left
         return commit
 
 

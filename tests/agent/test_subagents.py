@@ -63,7 +63,7 @@ class Family:
         self.prepared = self.inside = self.most = 0
         self.tasks: list[Task] = []
 
-    def prepare(self) -> Spawn:
+    def prepare(self, cancel: Cancellation) -> Spawn:
         self.prepared += 1
         return self.spawn
 
@@ -211,7 +211,7 @@ def test_a_single_failure_is_raised() -> None:
 def test_what_cannot_be_prepared() -> None:
     """A worktree that cannot be kept starts nobody."""
 
-    def prepare() -> Spawn:
+    def prepare(cancel: Cancellation) -> Spawn:
         raise GitError("git write-tree: disk full")
 
     asked = Queries(Task("x"), RLMSettings(), prepare, Payer(), 1000)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from rlm_nb.notebook.reader import read
+from tests.conftest import Git
 from tests.servers.messages import MessagesServer, Says
 from tests.whole_runs.conftest import HELLO, KEY, Ended, Shell, cell, check_record, until
 
@@ -47,6 +48,39 @@ def test_while_the_repository_is_fetched(shell: Shell) -> None:
             ended = going.end()
     assert (ended.code, ended.out, ended.left) == (130, "", [])
     assert "Ended before the first agent began" in ended.last_line
+
+
+def test_while_a_large_file_is_read(shell: Shell, repository: Path) -> None:
+    """Ctrl-C and the time limit end it alike, long before 64 GB are read."""
+    with (repository / "large").open("wb") as file:
+        file.truncate(64 << 30)
+    settings = shell.settings(workspace={"max_file_size": 1 << 40})
+    arguments = ("--model", shell.script(HELLO), "-c", settings)
+    with shell.start(repository, *arguments) as going:
+        until(lambda: list(shell.here.glob("runs/*/ctl.git/HEAD")))
+        going.press()
+        ended = going.end()
+    assert (ended.code, ended.out, ended.left) == (130, "", [])
+    ended = shell.run(repository, *arguments, "--timeout", "2")
+    assert (ended.code, ended.out, ended.left) == (1, "", [])
+    assert "the time limit of the run was reached" in ended.last_line
+
+
+def test_while_the_last_edits_are_read(shell: Shell, repository: Path, git: Git) -> None:
+    """Ctrl-C leaves them the time that they need; a second one does not, but what was small is kept by then."""
+    large = "with open('large', 'wb') as file: file.truncate(64 << 30)"
+    script = shell.script({"root": [cell("Path('README.md').write_text('edited')", large, "FINAL('done')")]})
+    settings = shell.settings(workspace={"max_file_size": 1 << 40})
+    with shell.start(repository, "--model", script, "-c", settings) as going:
+        until(lambda: list(shell.here.glob("runs/*/ctl.git/refs/rlm/root")))
+        going.press()
+        until(lambda: "Ending the run" in going.err)
+        time.sleep(1)
+        assert going.process.poll() is None
+        going.press()
+        ended = going.end()
+    assert ended.code == 130
+    assert git(ended.run / "ctl.git", "show", "refs/rlm/root:README.md") == "edited"
 
 
 @pytest.mark.parametrize("stall", [0, 4], ids=["before the reply", "in the middle of it"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from rlm_nb.errors import RunFolderError, SourceError
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import WorkspaceSettings
+from rlm_nb.errors import CancelledError, RunFolderError, SourceError
 from rlm_nb.workspace.worktree import Source
 from tests.workspace import witness
 
@@ -422,3 +425,33 @@ def test_a_commit_with_filters_says_that_none_was_run(repository, git, open_sour
     git(repository, "commit", "--message=LFS")
     assert any("filter lfs" in notice for notice in open_source(repository, branch="main").notices)
     assert open_source(repository).notices == ()
+
+
+def test_a_file_that_is_too_large_to_start_with_is_left_out_and_named(repository, git, open_source, check_out):
+    """A tracked one is as it was committed."""
+    (repository / "large").write_text("x" * 1001)
+    (repository / "README.md").write_text("x" * 1001)
+    source = open_source(repository, settings=WorkspaceSettings(max_file_size=1000))
+    assert set(source.notices) == {
+        "left out, larger than workspace.max_file_size: large",
+        "left out, their changes, since they are larger than workspace.max_file_size: README.md",
+    }
+    tree = check_out(source)
+    assert not (tree.path / "large").exists()
+    assert (tree.path / "README.md").read_text() == "# greeting\n\nSays hello.\n"
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_opening_ends_when_it_is_cancelled(repository, git, tmp_path, tracked):
+    """In the middle of a file of 64 GB; nothing is left of it."""
+    with (repository / "large").open("wb") as file:
+        if tracked:
+            git(repository, "add", "large")
+        file.truncate(64 << 30)
+    started = time.monotonic()
+    settings = WorkspaceSettings(max_file_size=1 << 40)
+    with pytest.raises(CancelledError, match="time limit"):
+        with Source.open(str(repository), tmp_path, settings=settings, cancel=Cancellation(started + 0.5)):
+            pass
+    assert time.monotonic() - started < 20
+    assert not (tmp_path / "ctl.git").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 
+from rlm_nb.workspace.git import controlled
+from rlm_nb.workspace.patch import between
 from tests.workspace import witness
 
 HARD_NAMES = [
@@ -95,3 +97,50 @@ def test_an_ignored_file_is_no_part_of_a_patch(repository, open_source, check_ou
     (tree.path / ".gitignore").write_text("*.log\nREADME.md\n")
     (tree.path / "README.md").write_text("tracked, so still followed\n")
     assert set(tree.patch().files) == {".gitignore", "README.md", "new/.gitignore", "new/kept.log"}
+
+
+def test_a_patch_that_is_too_long_has_the_files_that_fit(repository, git, open_source, check_out, tmp_path):
+    """The others are named, and none is there in part, not even a file that became a link: two sections of a patch."""
+    (repository / "long").write_text("line\n" * 1000)
+    git(repository, "add", "--all")
+    git(repository, "commit", "--message=Long")
+    copy = shutil.copytree(repository, tmp_path / "copy", symlinks=True)
+    source = open_source(repository)
+    tree = check_out(source)
+    (tree.path / "a").write_text("diff --git a/x b/x\n")
+    (tree.path / "b").write_text("x" * 5000)
+    (tree.path / "long").unlink()
+    (tree.path / "long").symlink_to("a")
+    (tree.path / "z.bin").write_bytes(b"\0one")
+    commit = tree.snapshot("All of it")
+    ours = controlled(source.ctl)
+    patch = between(ours, source.base, commit, ("before",), most=2000)
+    assert patch.files == ("a", "b", "long", "z.bin")
+    assert patch.notes == (
+        "before",
+        f"left out of the patch for its size, but kept in commit {commit[:10]} of the run's ctl.git: b, long",
+    )
+    file = tmp_path / "changes.patch"
+    file.write_text(patch.text, encoding="utf-8", errors="surrogateescape", newline="")
+    git(copy, "apply", file)
+    assert git(copy, "status", "--porcelain").split() == ["??", "a", "??", "z.bin"]
+
+
+def test_a_file_that_git_could_not_compare_is_no_part_of_the_patch(repository, git, open_source, check_out):
+    """Deleted or replaced, it is named; only moved, it is there. The rest of the patch is not lost with it."""
+    for name in ("deleted", "replaced", "moved"):
+        (repository / name).write_text(f"{name}\n" * 1000)
+    git(repository, "add", "--all")
+    git(repository, "commit", "--message=Large")
+    source = open_source(repository)
+    tree = check_out(source)
+    (tree.path / "deleted").unlink()
+    (tree.path / "replaced").write_text("small\n")
+    (tree.path / "moved").rename(tree.path / "there")
+    (tree.path / "README.md").write_text("edited\n")
+    patch = between(controlled(source.ctl), source.base, tree.snapshot("All of it"), largest=5000)
+    assert patch.files == ("README.md", "deleted", "moved", "replaced", "there")
+    assert patch.notes[0].endswith("ctl.git: deleted, replaced")
+    assert "+edited" in patch.text
+    assert "rename from moved" in patch.text
+    assert patch.text.count("diff --git") == 2

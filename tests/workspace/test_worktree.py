@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from rlm_nb.errors import SourceError
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import WorkspaceSettings
+from rlm_nb.errors import CancelledError, SourceError
 from rlm_nb.workspace.scratch import remove_tree, scratch
 from rlm_nb.workspace.worktree import Source
 from tests.workspace import witness
@@ -57,6 +61,12 @@ def test_an_agents_git_works_inside_and_reaches_nothing_outside(repository, git,
     assert "+two" in tree.patch().text
     assert other.patch().files == ()
     assert witness.everything(repository) == before
+
+
+def sparse(path: Path, size: int) -> None:
+    """A file that takes hardly any room and long to read."""
+    with path.open("wb") as file:
+        file.truncate(size)
 
 
 def test_switching_branches_and_resetting_counts_as_what_is_on_disk(repository, git, open_source, check_out):
@@ -394,3 +404,58 @@ def test_a_file_that_shrinks_while_it_is_read_harms_nobody(repository, open_sour
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_file_that_is_too_large_is_left_out_and_named(repository, git, open_source, check_out):
+    """A new one is not taken, a tracked one stays as it was; what is just small enough is there."""
+    tree = check_out(open_source(repository, settings=WorkspaceSettings(max_file_size=1000)))
+    (tree.path / "README.md").write_text("x" * 1001)
+    (tree.path / "large").write_text("x" * 1001)
+    (tree.path / "fits").write_text("x" * 1000)
+    patch = tree.patch()
+    assert patch.files == ("fits",)
+    assert set(patch.notes) == {
+        "left out, larger than workspace.max_file_size: large",
+        "left out, their changes, since they are larger than workspace.max_file_size: README.md",
+    }
+
+
+def test_a_snapshot_is_given_up_when_it_is_cancelled(repository, open_source, check_out):
+    """In the middle of a file of 64 GB; the state before stands, and a later one is not harmed."""
+    tree = check_out(open_source(repository, settings=WorkspaceSettings(max_file_size=1 << 40)))
+    (tree.path / "honest").write_text("x\n")
+    sparse(tree.path / "large", 64 << 30)
+    started = time.monotonic()
+    with pytest.raises(CancelledError, match="time limit"):
+        tree.snapshot("Never", Cancellation(started + 0.5))
+    assert time.monotonic() - started < 20
+    (tree.path / "large").unlink()
+    assert tree.patch().files == ("honest",)
+
+
+def test_the_last_edits_are_read_for_as_long_as_there_is_time(repository, open_source, check_out):
+    """What is small is kept before the time is up; the patch says that something is missing."""
+    tree = check_out(open_source(repository, settings=WorkspaceSettings(max_file_size=1 << 40)))
+    (tree.path / "honest").write_text("x\n")
+    sparse(tree.path / "large", 64 << 30)
+    started = time.monotonic()
+    patch = tree.patch(Cancellation(started + 3))
+    assert time.monotonic() - started < 20
+    assert patch.files == ("honest",)
+    assert "+x\n" in tree.patch(Cancellation(time.monotonic() + 3)).text
+    assert re.match(r"the last edits may be missing, .* kept: the time limit", patch.notes[-1])
+
+
+def test_without_any_time_the_last_state_stands(repository, git, open_source, check_out):
+    """It is kept by its ref, and said to be the last one."""
+    source = open_source(repository)
+    tree = check_out(source)
+    (tree.path / "README.md").write_text("kept\n")
+    last = tree.snapshot("The last good one")
+    (tree.path / "README.md").write_text("late\n")
+    cancel = Cancellation()
+    cancel.cancel("enough")
+    patch = tree.patch(cancel)
+    assert patch.commit == last == git(source.ctl, "rev-parse", "refs/rlm/root").strip()
+    assert patch.text == ""
+    assert re.match(rf"the last edits may be missing, commit {last[:10]} .* kept: enough", patch.notes[0])
