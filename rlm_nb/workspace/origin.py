@@ -5,10 +5,12 @@ What the user named is only ever read, by git commands that write nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +25,9 @@ START = "refs/rlm/start"
 """The ref of `ctl.git` that keeps the state that the run started from."""
 
 TOP = PurePosixPath()
+RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+"""How the folders of runs are called."""
+
 UNREADABLE_FOLDER = re.compile(r"^warning: could not open directory '(.*?)/?': ", re.MULTILINE)
 
 
@@ -35,7 +40,7 @@ class Wish:
         branch: A branch or a tag, instead of the present state.
         commit: A commit, instead of the present state; counts more than `branch`.
         run_folder: The folder of this run; if it lies in the checkout it is no part of it.
-        runs_dir: Where runs are recorded; it is no part of the checkout either.
+        runs_dir: Where runs are recorded; those in it are no part of the checkout either.
         largest: Bytes of the largest file that is taken; `None` for any.
     """
 
@@ -262,7 +267,22 @@ def _untracked(lister: Git, top: Path, wish: Wish) -> tuple[frozenset[bytes], Le
 
 def _runs(wish: Wish) -> list[Path]:
     """The folders of this run and of those recorded beside it."""
-    return [folder for folder in (wish.run_folder, wish.runs_dir) if folder is not None]
+    folders = [] if wish.run_folder is None else [wish.run_folder]
+    if wish.runs_dir is not None:
+        with suppress(FileNotFoundError):
+            folders += [folder for folder in wish.runs_dir.iterdir() if _is_run(folder)]
+    return folders
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it is we who made this folder: a person may well call one of their own `runs`."""
+    if RUN.fullmatch(folder.name) and ((folder / "ctl.git").is_dir() or (folder / "root.ipynb").is_file()):
+        return True
+    try:
+        state = json.loads((folder / "run.json").read_bytes()) if (folder / "run.json").is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(state, dict) and {"version", "id", "task", "base"} <= state.keys()
 
 
 def _inside(top: Path, folders: Sequence[Path]) -> list[PurePosixPath]:

@@ -74,7 +74,7 @@ class Source:
             run_folder: The folder of this run; it exists.
             branch: A branch or a tag to start from.
             commit: A commit to start from.
-            runs_dir: Where runs are kept; it is no part of what is worked on.
+            runs_dir: Where runs are kept; those in it are no part of what is worked on.
             settings: What is taken.
             cancel: Ends the opening, transfers and the reading of files included.
 

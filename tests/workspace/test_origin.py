@@ -357,19 +357,28 @@ def test_a_sha256_repository_is_a_source(tmp_path, git, open_source, check_out):
 
 
 def test_runs_inside_the_checkout_are_no_part_of_it(repository, git):
-    """Neither this run nor the ones before it; what the user has committed there stays."""
+    """Neither this run nor those recorded before; what else is in a folder of that name stays."""
     run_folder = repository / "runs/two"
     run_folder.mkdir(parents=True)
-    (repository / "runs/one").mkdir()
-    (repository / "runs/one/root.ipynb").write_text("{}")
+    for name, file, text in (
+        ("one", "run.json", '{"version": 1, "id": "x", "task": "x", "base": "x"}'),
+        ("20260101-120000-0a1b", "root.ipynb", "{}"),
+        ("20260101-120000-0a1c", "ctl.git/HEAD", "x"),
+        ("experiment", "run.json", '{"id": "x"}'),
+        ("notebooks", "root.ipynb", "{}"),
+        ("broken", "run.json", "{"),
+    ):
+        (repository / "runs" / name / file).parent.mkdir(parents=True)
+        (repository / "runs" / name / file).write_text(text)
+    (repository / "runs/notes.md").write_text("not committed\n")
     (repository / "runs/kept.md").write_text("committed\n")
     git(repository, "add", "--force", "runs/kept.md")
     git(repository, "commit", "--message=Keep")
     (repository / "run.md").write_text("not a run\n")
     with Source.open(str(repository), run_folder, runs_dir=repository / "runs") as source:
         held = git(source.ctl, "ls-tree", "-r", "--name-only", source.base).split()
-    assert {"run.md", "runs/kept.md"} <= {*held}
-    assert not [name for name in held if name.startswith(("runs/one", "runs/two"))]
+    theirs = {"broken/run.json", "experiment/run.json", "kept.md", "notebooks/root.ipynb", "notes.md"}
+    assert {name for name in held if name.startswith("run")} == {"run.md", *(f"runs/{name}" for name in theirs)}
 
 
 def test_a_run_folder_that_cannot_be_written_is_an_error(repository, tmp_path):
