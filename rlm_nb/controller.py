@@ -379,7 +379,7 @@ class Run:
         kernels: ExitStack,
     ) -> tuple[Worktree, Kernel, Queries]:
         """An agent's worktree, with a kernel in it."""
-        folder = stack.enter_context(scratch())
+        folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
         tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel))
 
         def prepare(cancel: Cancellation) -> Spawn:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlm_nb.processes import is_abandoned, mark
+
+log = logging.getLogger(__name__)
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How a folder is opened: never through a symbolic link that somebody put in its place."""
@@ -25,18 +28,24 @@ _there: set[Path] = set()
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(tell: Callable[[str], None] = log.warning) -> Iterator[Path]:
     """A new folder that only its owner can enter; removed at the end, whatever is in it by then.
 
     Its name says which process it belongs to, so that a later one can remove it if that one was killed.
+
+    Args:
+        tell: Called with a sentence when the system does not let go of all of it.
     """
     folder = Path(tempfile.mkdtemp(prefix=mark())).resolve()
     _there.add(folder)
     try:
         yield folder
     finally:
-        remove_tree(folder)
+        gone = remove_tree(folder)
         _there.discard(folder)
+        if not gone:
+            why = "it holds a mount point, or files that may not be removed (chattr +i)"
+            tell(f"the temporary folder {folder} could not be removed whole: {why}")
 
 
 def remove_abandoned() -> None:

@@ -85,6 +85,25 @@ def test_nothing_behind_a_link_is_touched(tmp_path):
     assert remove_tree(tmp_path / "never was")
 
 
+def test_what_the_system_does_not_let_go_of_is_told():
+    """An immutable file stays, with the folder around it; everything else goes, and somebody is told."""
+    said: list[str] = []
+    with scratch(said.append) as folder:
+        (folder / "goes").touch()
+        (folder / "stays").touch()
+        if subprocess.run(["chattr", "+i", folder / "stays"], capture_output=True).returncode:
+            pytest.skip("only root, and not on every file system")
+    try:
+        assert [path.name for path in folder.iterdir()] == ["stays"]
+        assert said == [
+            f"the temporary folder {folder} could not be removed whole: it holds a mount point, or files that may not "
+            "be removed (chattr +i)"
+        ]
+    finally:
+        subprocess.run(["chattr", "-i", folder / "stays"], check=True)
+        assert remove_tree(folder)
+
+
 def test_files_that_come_and_go_meanwhile_do_no_harm(tmp_path):
     """Something still writes and deletes below while it is removed; when that ends, one more call finishes."""
     folder = tmp_path / "busy"
