@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from rlm_nb.errors import GitError
 from rlm_nb.workspace import git
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.snapshot import Tree
@@ -31,8 +34,13 @@ PRIVATE = """\
 def borrow(ctl: Path, users: Git) -> str:
     """Make `ctl`, which finds the objects of the user's repository without copying any; returns their algorithm."""
     algorithm = line(users, "rev-parse", "--show-object-format")
+    shallow = _path(users, "shallow")
     make(
-        ctl, algorithm, objects=_path(users, "objects"), excludes=users_excludes(users), shallow=_path(users, "shallow")
+        ctl,
+        algorithm,
+        objects=_path(users, "objects"),
+        excludes=users_excludes(users),
+        shallow=shallow.read_bytes() if shallow.is_file() else None,
     )
     return algorithm
 
@@ -43,7 +51,7 @@ def make(
     *,
     objects: Path | None = None,
     excludes: bytes = b"",
-    shallow: Path | None = None,
+    shallow: bytes | None = None,
 ) -> None:
     """Make a repository with nothing in it but what is given here: no template, no hook, no remote.
 
@@ -52,32 +60,70 @@ def make(
         algorithm: `sha1` or `sha256`.
         objects: A folder of objects to borrow.
         excludes: What is ignored beside the `.gitignore` files.
-        shallow: The file that says where the borrowed history ends, if it is there.
+        shallow: What says where the borrowed history ends, if it does.
     """
     git.controlled(folder).run("init", "--bare", "--quiet", "--template=", f"--object-format={algorithm}")
     _furnish(folder, objects, excludes, shallow)
 
 
-def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: Path | None) -> None:
+def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes | None) -> None:
     (folder / "info").mkdir()
     (folder / "info/attributes").write_text(RAW)
     (folder / "info/exclude").write_bytes(excludes)
     if objects is not None:
         (folder / "objects/info/alternates").write_bytes(_alternate(objects))
-    if shallow is not None and shallow.is_file():
-        shutil.copyfile(shallow, folder / "shallow")
+    if shallow is not None:
+        (folder / "shallow").write_bytes(shallow)
 
 
-def make_private(folder: Path, work_tree: Path, ctl: Path, head: str) -> None:
+@dataclass(frozen=True)
+class Template:
+    """What each agent's repository is made from. Read once, while no agent can have put a FIFO in a file's place."""
+
+    objects: Path
+    config: bytes
+    excludes: bytes
+    shallow: bytes | None
+
+    @classmethod
+    def of(cls, ctl: Path) -> Template:
+        """What the run's own repository gives to those of its agents."""
+        shallow = ctl / "shallow"
+        return cls(
+            objects=ctl / "objects",
+            # Git has put into it what it found out about this file system; of two values the later one counts.
+            config=(ctl / "config").read_bytes() + PRIVATE.encode(),
+            excludes=(ctl / "info/exclude").read_bytes(),
+            shallow=shallow.read_bytes() if shallow.is_file() else None,
+        )
+
+
+def make_private(folder: Path, work_tree: Path, template: Template, head: str) -> None:
     """Make the repository that an agent uses in its worktree as it likes: `HEAD` detached at `head`, no branch yet."""
     # What `git init` would make, without starting it for each agent: see gitrepository-layout(5).
     for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (folder / part).mkdir(parents=True)
-    # Git has put into `ctl` what it found out about this file system; of two values the later one counts.
-    (folder / "config").write_bytes((ctl / "config").read_bytes() + PRIVATE.encode())
-    _furnish(folder, ctl / "objects", (ctl / "info/exclude").read_bytes(), ctl / "shallow")
+    (folder / "config").write_bytes(template.config)
+    _furnish(folder, template.objects, template.excludes, template.shallow)
     (folder / "HEAD").write_text(f"{head}\n")
     (work_tree / ".git").write_bytes(b"gitdir: " + os.fsencode(os.path.relpath(folder, work_tree)) + b"\n")
+
+
+def check(ctl: Path) -> None:
+    """See to it that the run's own repository holds nothing that git would wait for.
+
+    A cell may have put a FIFO there; whatever changes between this and git's own look ends with git's time.
+
+    Raises:
+        GitError: Something in it is neither a file nor a folder.
+    """
+    for place, folders, files in os.walk(ctl):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            with suppress(FileNotFoundError):  # a temporary file or a lock of another agent's git
+                mode = path.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise GitError(f"{path} was put there by somebody: it is neither a file nor a folder")
 
 
 def users_excludes(users: Git) -> bytes:

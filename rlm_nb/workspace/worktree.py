@@ -51,6 +51,7 @@ class Source:
     def __init__(self, ctl: Path, start: origin.Start, settings: WorkspaceSettings) -> None:
         self.ctl = ctl
         self._start, self._settings = start, settings
+        self._template = repository.Template.of(ctl)
         self._lock = threading.Lock()
         self._trees: dict[str, Tree] = {}
 
@@ -135,7 +136,8 @@ class Source:
             cancel: Ends the writing of the files.
 
         Raises:
-            GitError: Git could not write it: the disk is full, or a partial clone lacks a file.
+            GitError: Git could not write it: the disk is full, a partial clone lacks a file, or somebody has tampered
+                with `ctl.git`.
             RunFolderError: The folder cannot be written.
             CancelledError: `cancel` was set.
         """
@@ -146,9 +148,10 @@ class Source:
         yield worktree
 
     def _check_out(self, work: Path, private: Path, base: str, cancel: Cancellation | None) -> Tree:
+        repository.check(self.ctl)
         tree = self._tree(base, cancel)
         work.mkdir(mode=0o700)
-        repository.make_private(private, work, self.ctl, base)
+        repository.make_private(private, work, self._template, base)
         absent = self._start.absent & tree.keys()
         # The index is the agent's from here on: we never look into it again.
         ours = git.controlled(self.ctl, work_tree=work, index=private / "index", cancel=cancel)
@@ -194,7 +197,7 @@ class Worktree:
         settings: WorkspaceSettings,
     ) -> None:
         self.path, self.base = path, base
-        self._git = git.controlled(ctl)
+        self._ctl, self._git = ctl, git.controlled(ctl)
         self._ref = f"refs/rlm/{agent}"
         self._algorithm, self._absent = start.algorithm, start.absent
         self._largest = settings.max_file_size
@@ -212,7 +215,7 @@ class Worktree:
         Ignored files are no part of it. What cannot be taken stays as it was in the last one.
 
         Raises:
-            GitError: The commit cannot be written.
+            GitError: The commit cannot be written, or somebody has tampered with `ctl.git`.
             RunFolderError: There is no room to work out what is ignored.
             CancelledError: `cancel` was set; the last state is what it was.
         """
@@ -222,9 +225,10 @@ class Worktree:
     def patch(self, cancel: Cancellation | None = None) -> Patch:
         """What changed since the checkout, and what had to be left out.
 
-        When `cancel` is set meanwhile, or git refuses, it is what could be kept by then, and its notes say so.
+        When `cancel` is set meanwhile, it is what could be kept by then, and its notes say so.
 
         Raises:
+            GitError: The state cannot be written, or somebody has tampered with `ctl.git`.
             RunFolderError: There is no room to work out what is ignored.
         """
         cancel = cancel or Cancellation()
@@ -233,20 +237,22 @@ class Worktree:
             found = Patch(base=self.base)
             try:
                 for largest in sorted({min(SMALL, self._largest), self._largest}):
-                    commit = self._snapshot(END, largest, cancel)
-                    found = patch.between(ours, self.base, commit, self._left.sentences(), largest=self._largest)
+                    found = replace(found, commit=self._snapshot(END, largest, cancel))
+                    found = patch.between(ours, self.base, found.commit, self._left.sentences(), largest=self._largest)
                     if not self._left.paths.keys() & {LARGE, STILL_LARGE}:
                         break
             except (CancelledError, GitError) as error:
-                self._keep(self._last or self.base, self._tree, self._left)
-                kept = f"commit {self._last[:10]} of the run's ctl.git has all that could be kept"
+                if isinstance(error, GitError) and not found.commit:
+                    raise
+                commit = self._keep(self._last or self.base, self._tree, self._left)
+                kept = f"commit {commit[:10]} of the run's ctl.git has all that could be kept"
                 note = f"the last edits may be missing, {kept}: {error}"
-                found = replace(
-                    found, commit=self._last, notes=(*found.notes, note), error=None if found.commit else note
-                )
+                notes = (*found.notes, note)
+                found = replace(found, commit=commit, notes=notes, error=None if found.text else note)
             return found
 
     def _snapshot(self, message: str, largest: int, cancel: Cancellation) -> str:
+        repository.check(self._ctl)
         left = LeftOut()
         try:
             root = Root(self.path, cancel, largest)

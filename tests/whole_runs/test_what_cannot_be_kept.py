@@ -27,8 +27,9 @@ def in_the_run(shell: Shell, *lines: str) -> str:
         ("Path('new').touch(); (run / '.changes.patch.new').mkdir()", "changes.patch: cannot be written"),
         ("(run / 'budget.json').unlink()", "there is no budget file"),
         ("import shutil; Path('new').touch(); shutil.rmtree(run / 'ctl.git')", "the edits could not be read"),
+        ("config = run / 'ctl.git/config'; config.unlink(); os.mkfifo(config)", "the edits could not be read"),
     ],
-    ids=["notebook", "state", "result", "patch", "budget", "repository"],
+    ids=["notebook", "state", "result", "patch", "budget", "repository", "fifo"],
 )
 def test_a_record_that_cannot_be_written(shell: Shell, repository: Path, harm: str, says: str) -> None:
     """The answer is on stdout, what is missing is said, and the exit code is no success."""

@@ -15,7 +15,7 @@ import pytest
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
-from rlm_nb.errors import CancelledError, SourceError
+from rlm_nb.errors import CancelledError, GitError, SourceError
 from rlm_nb.workspace.scratch import remove_tree, scratch
 from rlm_nb.workspace.worktree import Source
 from tests.workspace import witness
@@ -459,3 +459,21 @@ def test_without_any_time_the_last_state_stands(repository, git, open_source, ch
     assert patch.commit == last == git(source.ctl, "rev-parse", "refs/rlm/root").strip()
     assert patch.text == ""
     assert re.match(rf"the last edits may be missing, commit {last[:10]} .* kept: enough", patch.notes[0])
+
+
+@pytest.mark.parametrize("name", ["HEAD", "config", "info/attributes", "info/exclude", "shallow", "refs/rlm/x"])
+def test_a_fifo_in_the_runs_own_repository_holds_nobody_up(repository, open_source, check_out, name):
+    """Git would wait for it; whoever wants to start from there, or to keep something there, is told instead."""
+    source = open_source(repository)
+    tree = check_out(source)
+    (tree.path / "README.md").write_text("edited\n")
+    fifo = source.ctl / name
+    fifo.unlink(missing_ok=True)
+    fifo.parent.mkdir(exist_ok=True)
+    os.mkfifo(fifo)
+    with pytest.raises(GitError, match="neither a file nor a folder"):
+        tree.snapshot("Never")
+    with pytest.raises(GitError, match="neither a file nor a folder"):
+        check_out(source, "root.1")
+    with pytest.raises(GitError, match="neither a file nor a folder"):
+        tree.patch()
