@@ -152,6 +152,16 @@ class WorkspaceSettings(Section):
     """What is taken from your checkout, and back from an agent's worktree."""
 
     max_file_size: int = Field(100_000_000, gt=0)
+    include: tuple[str, ...] = ()
+
+    @field_validator("include")
+    @classmethod
+    def _patterns(cls, include: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in include:
+            # On a line of its own, as git reads it, each of these would be something else than a pattern.
+            if not pattern.strip() or "\n" in pattern or "\0" in pattern or pattern.startswith("#"):
+                raise PydanticCustomError("pattern", "expected patterns as in a .gitignore file")
+        return include
 
 
 class RunsSettings(Section):

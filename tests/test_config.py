@@ -194,6 +194,7 @@ def test_a_pipe_is_not_waited_for(folder: Path) -> None:
         ("budget: {max_cost: true}", "budget.max_cost: expected a number, found True"),
         ("budget: {unpriced: perhaps}", "budget.unpriced: expected true or false, found 'perhaps'"),
         ("model: {name: [a]}", "model.name: expected text, found ['a']"),
+        ('workspace: {include: ["#x"]}', "workspace.include: expected patterns as in a .gitignore file, found ['#x']"),
         ("rlm: 5", "rlm: expected a section with settings below it, found 5"),
         ("rlm: {max_iterations: 0}", "rlm.max_iterations: must be greater than 0, found 0"),
         ("rlm: {max_depth: -1}", "rlm.max_depth: must be greater than or equal to 0, found -1"),

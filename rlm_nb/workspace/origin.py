@@ -11,10 +11,11 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import WorkspaceSettings
 from rlm_nb.errors import SourceError
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
@@ -41,7 +42,7 @@ class Wish:
         commit: A commit, instead of the present state; counts more than `branch`.
         run_folder: The folder of this run; if it lies in the checkout it is no part of it.
         runs_dir: Where runs are recorded; those in it are no part of the checkout either.
-        largest: Bytes of the largest file that is taken; `None` for any.
+        settings: What is taken.
     """
 
     where: str
@@ -49,7 +50,7 @@ class Wish:
     commit: str | None = None
     run_folder: Path | None = None
     runs_dir: Path | None = None
-    largest: int | None = None
+    settings: WorkspaceSettings = field(default_factory=WorkspaceSettings)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
     executable = repository.line(users, "config", "--type=bool", "--default=true", "core.fileMode") == "true"
     checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish))
     found = Start("", head, str(folder), place, algorithm, notices=notices)
-    return _present(ours, checkout, found, wish.largest, executable=executable)
+    return _present(ours, checkout, found, wish.settings, executable=executable)
 
 
 def _bare(wish: Wish, users: Git, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:
@@ -157,7 +158,7 @@ def _plain(wish: Wish, folder: Path, ctl: Path, notice: str, cancel: Cancellatio
     lister = git.controlled(ctl, work_tree=folder, cancel=cancel)
     checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish))
     ours = git.controlled(ctl, cancel=cancel)
-    return _present(ours, checkout, Start("", "", str(folder), notices=(notice,)), wish.largest, executable=True)
+    return _present(ours, checkout, Start("", "", str(folder), notices=(notice,)), wish.settings, executable=True)
 
 
 def _exact(ours: Git, found: Start) -> Start:
@@ -178,7 +179,7 @@ class _Checkout:
         top: The folder.
         tracked: What the index holds.
         sparse: What of it need not be on disk.
-        untracked: Files that are neither tracked nor ignored.
+        untracked: Files that are not tracked and yet taken.
         left: What could not be listed.
     """
 
@@ -189,7 +190,7 @@ class _Checkout:
     left: LeftOut
 
 
-def _present(ours: Git, checkout: _Checkout, found: Start, largest: int | None, *, executable: bool) -> Start:
+def _present(ours: Git, checkout: _Checkout, found: Start, settings: WorkspaceSettings, *, executable: bool) -> Start:
     """What the user sees: uncommitted and untracked files too, ignored ones not, every byte as it is on disk.
 
     Each file is read, the unchanged ones too: the index may vouch for a file whose bytes on disk are others than those
@@ -199,7 +200,7 @@ def _present(ours: Git, checkout: _Checkout, found: Start, largest: int | None, 
     kept = {path: entry for path, entry in checkout.tracked.items() if entry.mode == SUBMODULE}
     absent = set()
     files = {}
-    with Root(checkout.top, ours.cancel, largest) as root:
+    with Root(checkout.top, ours.cancel, settings.max_file_size) as root:
         for path in sorted((checkout.tracked.keys() | checkout.untracked) - kept.keys()):
             try:
                 status = root.stat(path)
@@ -243,25 +244,30 @@ def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
 def _untracked(lister: Git, top: Path, wish: Wish) -> tuple[frozenset[bytes], LeftOut]:
     """The files that are neither tracked nor ignored nor recorded by a run, and what had to be left out.
 
-    A `.env` is left out: whoever forgot to ignore it did not mean to show it to a model.
+    Ignored files are taken when a pattern of the settings includes them. A `.env` is left out: whoever forgot to
+    ignore it did not mean to show it to a model. Only a pattern that ends in its name says so.
     """
     left = LeftOut()
-    ended = lister.attempt("ls-files", "-z", "--others", "--exclude-standard")
-    if ended.code:
-        raise SourceError(f"{top}: git cannot list the files: {ended.err}")
-    for folder in UNREADABLE_FOLDER.findall(ended.err):
-        left.add(os.fsencode(folder), UNREADABLE)
     ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(top, _runs(wish)))
-    files = set()
-    for path in ended.out.split(b"\0")[:-1]:
-        if path.startswith(ours):
-            continue
+    include = wish.settings.include
+    wanted = [("--exclude-standard",), ("--ignored", *(f"--exclude={pattern}" for pattern in include))]
+    files: set[bytes] = set()
+    for options in wanted if include else wanted[:1]:
+        ended = lister.attempt("ls-files", "-z", "--others", *options)
+        if ended.code:
+            raise SourceError(f"{top}: git cannot list the files: {ended.err}")
+        for folder in UNREADABLE_FOLDER.findall(ended.err):
+            left.add(os.fsencode(folder), UNREADABLE)
+        files.update(path for path in ended.out.split(b"\0")[:-1] if not path.startswith(ours))
+    keys_too = any(pattern.rpartition("/")[2] == ".env" for pattern in include)
+    for path in sorted(files):
         if path.endswith(b"/"):  # git does not list what is in a repository within the repository
             left.add(path, NESTED)
-        elif path.rpartition(b"/")[2] == b".env":  # mostly ignored; ours, with the model's key, is read from one
+        elif path.rpartition(b"/")[2] == b".env" and not keys_too:  # ours, with the model's key, is read from one
             left.add(path, KEYS)
         else:
-            files.add(path)
+            continue
+        files.remove(path)
     return frozenset(files), left
 
 

@@ -17,9 +17,10 @@ import time
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from rlm_nb.workspace.files import LARGE, PIECE, SPECIAL, STILL_LARGE, UNREADABLE, UNSTEADY, LeftOut, Root
-from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.git import Git, controlled
 from rlm_nb.workspace.scratch import scratch
 
 RACY = 100_000_000
@@ -127,10 +128,17 @@ class Observer:
             self.forget(path)
 
 
-def ignored(git: Git, root: Root, files: Mapping[bytes, os.stat_result], untracked: Collection[bytes]) -> set[bytes]:
+def ignored(
+    git: Git,
+    root: Root,
+    files: Mapping[bytes, os.stat_result],
+    untracked: Collection[bytes],
+    include: Collection[str] = (),
+) -> set[bytes]:
     """Which of `untracked` the repository's own rules, and the `.gitignore` files that are there now, ignore.
 
-    Git judges names only, in a folder that holds copies of those files and nothing else.
+    Git judges names only, in a folder that holds copies of those files and nothing else. What a pattern of `include`
+    matches is not ignored, whatever those rules say.
     """
     if not untracked:
         return set()
@@ -145,9 +153,24 @@ def ignored(git: Git, root: Root, files: Mapping[bytes, os.stat_result], untrack
                     copy = rules / os.fsdecode(path)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     copy.write_bytes(b"".join(pieces))
-        # `./` keeps git from taking a name like `:(top)x` for more than a name.
-        names = b"".join(b"./" + path + b"\0" for path in untracked)
-        said = git.run(f"--work-tree={rules}", "check-ignore", "--no-index", "-z", "--stdin", stdin=names, ok=(0, 1))
+        matched = _matched(git, rules, untracked)
+    if not include or not matched:
+        return matched
+    # Rules for a folder count more than those for a file in it: so these are judged where there are no others.
+    with scratch() as alone:
+        repository = alone / ".git"
+        for folder in ("objects", "refs", "info"):
+            (repository / folder).mkdir(parents=True)
+        (repository / "HEAD").write_text("ref: refs/heads/none\n")
+        (repository / "info/exclude").write_text("".join(f"{pattern}\n" for pattern in include))
+        return matched - _matched(controlled(repository, cancel=git.cancel), alone, matched)
+
+
+def _matched(git: Git, rules: Path, paths: Collection[bytes]) -> set[bytes]:
+    """Which of the paths are ignored by the rules of `git`, and by the `.gitignore` files in a folder."""
+    # `./` keeps git from taking a name like `:(top)x` for more than a name.
+    names = b"".join(b"./" + path + b"\0" for path in paths)
+    said = git.run(f"--work-tree={rules}", "check-ignore", "--no-index", "-z", "--stdin", stdin=names, ok=(0, 1))
     return {path.removeprefix(b"./") for path in said.split(b"\0")[:-1]}
 
 

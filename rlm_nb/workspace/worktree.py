@@ -86,7 +86,7 @@ class Source:
         """
         ctl = run_folder.resolve() / "ctl.git"
         settings = settings or WorkspaceSettings()
-        wish = origin.Wish(where, branch, commit, run_folder, runs_dir, settings.max_file_size)
+        wish = origin.Wish(where, branch, commit, run_folder, runs_dir, settings)
         with _writing(ctl):
             ctl.mkdir()
             try:
@@ -200,7 +200,7 @@ class Worktree:
         self._ctl, self._git = ctl, git.controlled(ctl)
         self._ref = f"refs/rlm/{agent}"
         self._algorithm, self._absent = start.algorithm, start.absent
-        self._largest = settings.max_file_size
+        self._largest, self._include = settings.max_file_size, settings.include
         self._lock = threading.Lock()
         self._last, self._tree = "", tree
         self._left = LeftOut()
@@ -276,7 +276,7 @@ class Worktree:
         submodules = {path for path, entry in old.items() if entry.mode == SUBMODULE}
         files = root.walk(old, submodules, left)
         untracked = [path for path in files if path not in old]
-        for path in ignored(ours, root, files, untracked):
+        for path in ignored(ours, root, files, untracked, self._include):
             del files[path]
         new = self._observer.observe(root, files, old, left)
         for path in old.keys() - new.keys():

@@ -464,3 +464,23 @@ def test_opening_ends_when_it_is_cancelled(repository, git, tmp_path, tracked):
             pass
     assert time.monotonic() - started < 20
     assert not (tmp_path / "ctl.git").exists()
+
+
+def test_ignored_files_that_are_included(repository, open_source, check_out):
+    """They are taken from the checkout and, new ones too, from a worktree; other ignored ones and keys are not."""
+    (repository / ".gitignore").write_text("/data/\n*.log\n.env\nlocal.toml\n")
+    (repository / "data/deep").mkdir(parents=True)
+    for name in ("data/a.csv", "data/a.bin", "data/deep/b.csv", "noise.log", "local.toml", "data/.env", ".env"):
+        (repository / name).write_text("one\n")
+    settings = WorkspaceSettings(include=("data/**/*.csv", "/local.toml", "data/.e*"))
+    source = open_source(repository, settings=settings)
+    tree = check_out(source)
+    assert not {"data/a.bin", "noise.log", "data/.env", ".env"} & witness.files(tree.path).keys()
+    for name in ("data/a.csv", "data/deep/b.csv", "local.toml"):
+        assert (tree.path / name).read_text() == "one\n"
+        (tree.path / name).write_text("two\n")
+    for name in ("data/deep/new.csv", "data/new.bin", "new.log", "greeting/local.toml"):
+        (tree.path / name).write_text("new\n")
+    assert tree.patch().files == ("data/a.csv", "data/deep/b.csv", "data/deep/new.csv", "local.toml")
+    included = open_source(repository, settings=WorkspaceSettings(include=("/.env",)))
+    assert (check_out(included).path / ".env").read_text() == "one\n"
