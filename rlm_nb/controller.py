@@ -399,6 +399,8 @@ class Run:
                 "task": task.prompt,
                 "subagents": _may_delegate(task, self.config),
                 "context": str(task.context) if task.context else None,
+                "objects": str(self.source.ctl / "objects"),
+                "worktree": str(tree.path),
             },
             partial(self._answer, task, queries, transcript),
             cancel,

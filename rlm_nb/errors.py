@@ -25,6 +25,7 @@ RLMError
 │   └── KernelDiedError         the kernel ended and was not restarted
 ├── BridgeError                 a message between kernel and controller was not understood
 ├── SubAgentError               a sub-agent ended without an answer
+├── EditConflictError           a sub-agent's edits do not fit to what is there now; carries the files
 └── CancelledError              somebody stopped the run
 """
 
@@ -33,6 +34,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rlm_nb.records import Usage
 
 
@@ -155,6 +158,26 @@ class BridgeError(RLMError):
 
 class SubAgentError(RLMError):
     """A sub-agent ended without an answer."""
+
+
+class EditConflictError(RLMError):
+    """A sub-agent's edits do not fit to what is in the worktree by now.
+
+    Args:
+        agent: Whose edits they are.
+        files: Why each of the files does not fit, by its path.
+        kept: Whether what fits was taken over all the same, and conflict markers were left in text files.
+    """
+
+    def __init__(self, agent: str, files: Mapping[str, str], *, kept: bool) -> None:
+        what = "; ".join(f"{path}: {why}" for path, why in files.items())
+        then = (
+            "All else was taken over; where the same lines were changed, <<<<<<< and >>>>>>> stand around them."
+            if kept
+            else "Nothing was changed; apply(markers=True) takes over what fits, with conflict markers in the rest."
+        )
+        super().__init__(f"the edits of {agent} do not fit to what is here now. {what}. {then}")
+        self.files = tuple(files)
 
 
 class CancelledError(RLMError):

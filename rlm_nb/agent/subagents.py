@@ -176,6 +176,9 @@ def _of_result(result: AgentResult) -> dict[str, Any]:
         "cost": result.total_cost,
         "patch": None if result.patch.error else result.patch.text,
         "files": list(result.patch.files),
+        "notes": list(result.patch.notes),
+        "base": result.patch.base,
+        "commit": result.patch.commit,
         "notebook": result.notebook.name,
         "agent": result.agent,
     }

@@ -27,7 +27,8 @@ def load(shell: Any) -> None:
     client = Client.inherited(lambda: _cell(shell))
     # The first call is also how the controller learns that this kernel is ready.
     hello: dict[str, JSON] = client.call("hello", pid=os.getpid()) if client else {}
-    functions = Functions(client, workdir, shell.user_ns)
+    place = (hello["objects"], hello["worktree"]) if "objects" in hello else None
+    functions = Functions(client, workdir, shell.user_ns, place)
     names = FUNCTIONS + (AGENT_FUNCTIONS if hello.get("subagents") else ())
     lasting = {name: getattr(functions, name) for name in names if name not in YIELDING}
     yielding = {name: getattr(functions, name) for name in YIELDING}

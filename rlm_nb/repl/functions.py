@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,26 @@ class Functions:
         client: The bridge; `None` in a kernel that somebody started by hand, where nobody answers.
         workdir: The agent's working folder.
         namespace: Where the model's variables live.
+        place: Where the run's objects are, and the top of the worktree; without it, no edits can be applied.
     """
 
-    def __init__(self, client: Client | None, workdir: Path, namespace: dict[str, Any]) -> None:
-        self._client, self._workdir, self._namespace = client, workdir, namespace
+    def __init__(
+        self,
+        client: Client | None,
+        workdir: Path,
+        namespace: dict[str, Any],
+        place: tuple[str, str] | None = None,
+    ) -> None:
+        self._client, self._workdir, self._namespace, self._place = client, workdir, namespace, place
 
     def rlm_query(self, task: str) -> QueryResult:
         """Give a task to a sub-agent, which has a REPL and a copy of the worktree of its own; returns its answer.
 
         The sub-agent sees the files as they are now, and nothing of this conversation or your variables: tell it all
         that it needs. The result is a string with `.status` ("completed" or "partial"), `.answer` (typed: a dict stays
-        a dict), `.cost`, `.patch`, `.files` and `.notebook`. Raises if the sub-agent ends without an answer.
+        a dict), `.cost` and `.notebook`. Its edits stay in its copy: `.files` and `.patch` show them, `.apply()` merges
+        them into your worktree (on a conflict it raises and changes nothing), `.discard()` drops them. Raises if the
+        sub-agent ends without an answer.
         """
         return self._queries("rlm_query", "tasks", [task], single=True)[0]
 
@@ -52,8 +61,13 @@ class Functions:
         """Give each task to a sub-agent of its own, all at the same time; returns their answers in the same order.
 
         A failure stands in its place: check `.ok` (or `.status`); `.error` says what happened, and `.answer` raises.
+        `.overlaps` names the files of a result that others of the batch changed, too.
         """
-        return self._queries("rlm_query", "tasks", tasks, single=False)
+        results = self._queries("rlm_query", "tasks", tasks, single=False)
+        if shared := _overlaps(results):
+            what = "; ".join(f"{path} by {', '.join(map(str, numbers))}" for path, numbers in shared.items())
+            print(f"Files that several results of this batch changed: {what}.", file=sys.stderr)  # noqa: T201
+        return results
 
     def llm_query(self, prompt: str) -> QueryResult:
         """Ask a model once, without REPL or files: to read, judge or sum up a text of up to 100k characters."""
@@ -120,7 +134,7 @@ class Functions:
         if not values:
             return []
         # A batch is one call: a pool of threads in here could not be interrupted.
-        results = [QueryResult.of(reply) for reply in self._call(name, **{what: values, "single": single})]
+        results = [QueryResult.of(reply, self._place) for reply in self._call(name, **{what: values, "single": single})]
         failed = [number for number, result in enumerate(results) if not result.ok]
         if failed:
             print(f"{len(failed)} of {len(results)} {what} gave no answer: {failed}", file=sys.stderr)  # noqa: T201
@@ -130,6 +144,20 @@ class Functions:
         if self._client is None:
             raise BridgeError(f"{name} needs a controller: this kernel was not started by rlm-nb")
         return self._client.call(name, **arguments)
+
+
+def _overlaps(results: Sequence[QueryResult]) -> dict[str, list[int]]:
+    """The files that several of the results changed, with their numbers; each result learns of its own."""
+    changed: dict[str, list[int]] = {}
+    for number, result in enumerate(results):
+        for path in result.files:
+            changed.setdefault(path, []).append(number)
+    shared = {path: numbers for path, numbers in sorted(changed.items()) if len(numbers) > 1}
+    for number, result in enumerate(results):
+        result.overlaps = {
+            path: tuple(other for other in shared[path] if other != number) for path in result.files if path in shared
+        }
+    return shared
 
 
 def _portable(answer: Any) -> tuple[JSON, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Self
 
 from rlm_nb.errors import SubAgentError
@@ -20,7 +21,10 @@ class QueryResult(str):
         cost: US dollars, with everything below it.
         patch: What the sub-agent changed, as a git patch against the state that it started from; `""` for nothing.
             Raises `SubAgentError` when it could not be sent here.
-        files: The paths that the patch touches.
+        files: The paths that the sub-agent changed.
+        notes: What of its work could not be taken, and why, in sentences.
+        discarded: Whether `discard` was called.
+        overlaps: Which of the files other results of the same batch changed, too: their numbers, by path.
         notebook: The recorded notebook's file name; `None` for a plain model call.
         agent: The sub-agent's path in the tree; `None` for a plain model call.
     """
@@ -29,14 +33,23 @@ class QueryResult(str):
     error: str | None
     cost: float
     files: tuple[str, ...]
+    notes: tuple[str, ...]
+    overlaps: dict[str, tuple[int, ...]]
+    discarded: bool
     notebook: str | None
     agent: str | None
     _value: JSON
     _patch: str | None
+    _edits: tuple[str, ...]
 
     @classmethod
-    def of(cls, reply: dict[str, Any]) -> Self:
-        """The result for what the bridge sent back."""
+    def of(cls, reply: dict[str, Any], place: tuple[str, str] | None = None) -> Self:
+        """The result for what the bridge sent back.
+
+        Args:
+            reply: What came.
+            place: Where the run's objects are, and the top of the worktree that edits are applied to.
+        """
         error = reply.get("error")
         result = cls(reply["text"] if error is None else f"[no answer: {error}]")
         result._value = reply.get("value")
@@ -45,6 +58,10 @@ class QueryResult(str):
         result.cost = reply.get("cost", 0) / 1e6
         result._patch = reply.get("patch", "")
         result.files = tuple(reply.get("files", ()))
+        result.notes = tuple(reply.get("notes", ()))
+        result.overlaps, result.discarded = {}, False
+        base, commit = reply.get("base", ""), reply.get("commit", "")
+        result._edits = (base, commit, *place) if place and base and commit else ()
         result.notebook = reply.get("notebook")
         result.agent = reply.get("agent")
         return result
@@ -70,6 +87,30 @@ class QueryResult(str):
                 "known of it: ask for fewer or smaller files"
             )
         return self._patch
+
+    def apply(self, *, markers: bool = False) -> list[str]:
+        """Put what the sub-agent changed into this worktree, merged with what is there now; returns the files changed.
+
+        Args:
+            markers: What to do in case of a conflict: take over what fits and leave conflict markers in the text files
+                that do not, rather than changing nothing at all.
+
+        Raises:
+            EditConflictError: Not everything fits; `error.files` names what does not.
+            SubAgentError: Nobody knows what the sub-agent changed, or it was discarded.
+        """
+        if self.discarded:
+            raise SubAgentError(f"the edits of {self.agent} were discarded")
+        if not self._edits:
+            raise SubAgentError(self.error or f"there are no edits of {self.agent or 'a plain model call'} to apply")
+        from rlm_nb.repl.merging import Edits
+
+        base, commit, objects, worktree = self._edits
+        return Edits(str(self.agent), base, commit, Path(objects), Path(worktree)).apply(markers=markers)
+
+    def discard(self) -> None:
+        """Forget what the sub-agent changed. The record of the run keeps it; here it is gone."""
+        self._edits, self._patch, self.files, self.overlaps, self.discarded = (), "", (), {}, True
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickling a str subclass keeps its attributes only if told so.

@@ -50,7 +50,7 @@ class Payer:
 
 def ended(task: Task, outcome: Outcome | None = None) -> AgentResult:
     outcome = outcome or Outcome("completed", Answer.of({"did": task.prompt}), "final", "The agent called FINAL.")
-    patch = Patch("diff", ("a.py",))
+    patch = Patch("diff", ("a.py",), "start", "end", ("left out",))
     return AgentResult(task.agent, outcome, patch, Path(f"/runs/{task.agent}.ipynb"), cost=5, total_cost=7)
 
 
@@ -117,6 +117,9 @@ def test_what_an_answer_says() -> None:
         "cost": 7,
         "patch": "diff",
         "files": ["a.py"],
+        "notes": ["left out"],
+        "base": "start",
+        "commit": "end",
         "notebook": "root.1.ipynb",
         "agent": "root.1",
     }

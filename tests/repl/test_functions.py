@@ -269,3 +269,22 @@ def test_an_output_that_is_not_there(console: Console, repl: Functions) -> None:
     with pytest.raises(TypeError, match="the number of a cell, not str"):
         repl.output("3")  # type: ignore[arg-type]
     assert len(console.calls) == 1
+
+
+def test_files_that_several_of_a_batch_changed(
+    console: Console, repl: Functions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are pointed out before anything is applied: in a line, and in each result that is concerned."""
+    files = [["a", "b"], ["c"], ["b", "a"], ["a"]]
+    console.replies["rlm_query"] = [{"text": "", "files": names, "patch": "x"} for names in files]
+    results = repl.rlm_query_batched(["w", "x", "y", "z"])
+    assert capsys.readouterr().err == "Files that several results of this batch changed: a by 0, 2, 3; b by 0, 2.\n"
+    assert [result.overlaps for result in results] == [
+        {"a": (2, 3), "b": (2,)},
+        {},
+        {"b": (0,), "a": (0, 3)},
+        {"a": (0, 2)},
+    ]
+    console.replies["rlm_query"] = [{"text": "", "files": [name], "patch": "x"} for name in "ab"]
+    assert repl.rlm_query_batched(["w", "x"])[0].overlaps == {}
+    assert capsys.readouterr().err == ""

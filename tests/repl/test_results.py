@@ -108,3 +108,20 @@ def test_searching_an_output() -> None:
     assert output.search("nowhere") == []
     with pytest.raises(re.error):
         output.search("(")
+
+
+def test_edits_that_are_not_wanted_or_not_known() -> None:
+    """Discarded ones are gone, and applying them, or those that nobody knows, raises."""
+    reply = {"text": "done", "patch": "diff", "files": ["x"], "base": "1", "commit": "2", "agent": "root.1"}
+    result = QueryResult.of(reply, ("objects", "work"))
+    result.overlaps = {"x": (1,)}
+    result.discard()
+    assert (result.patch, result.files, result.overlaps, result.discarded) == ("", (), {}, True)
+    with pytest.raises(SubAgentError, match=r"the edits of root\.1 were discarded"):
+        result.apply()
+    with pytest.raises(SubAgentError, match="The budget ended"):
+        FAILED.apply()
+    with pytest.raises(SubAgentError, match="no edits of a plain model call"):
+        QueryResult.of({"text": "x"}, ("objects", "work")).apply()
+    with pytest.raises(SubAgentError, match=r"no edits of root\.1"):
+        QueryResult.of(reply).apply()

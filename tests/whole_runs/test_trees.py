@@ -126,6 +126,32 @@ def test_edits_go_down_and_come_back(run: Runner, git: Git) -> None:
     assert (run.repository / "README.md").read_text() == "of the child\n"
 
 
+def test_edits_of_a_batch_are_merged(run: Runner) -> None:
+    """Each into what the parent has by then, without a repository of its own; what does not fit is named."""
+    parent = cell(
+        "import shutil",
+        "batch = rlm_query_batched(['first', 'second', 'third'])",
+        "shutil.rmtree(WORKDIR / '../git'); (WORKDIR / '.git').unlink()",
+        "edit_file('README.md', '# greeting', '# Greeting')",
+        "applied = [result.apply() for result in batch[:2]]",
+        "try: batch[2].apply()",
+        "except Exception as error: applied.append([type(error).__name__, *error.files])",
+        "FINAL([applied, [result.overlaps for result in batch], Path('README.md').read_text()])",
+    )
+    edit = "edit_file('README.md', 'Says hello', {!r}); Path({!r}).touch(); FINAL('done')"
+    result = run(
+        {"root": [parent], "root.1": [cell("Path('new').touch(); FINAL('done')")]}
+        | {"root.2": [cell(edit.format("Says hi", "a"))], "root.3": [cell(edit.format("Says ho", "b"))]}
+    )
+    applied, overlaps, text = result.root.answer.value
+    assert applied == [["new"], ["README.md", "a"], ["EditConflictError", "README.md"]]
+    assert overlaps == [{}, {"README.md": [2]}, {"README.md": [1]}]
+    assert text == "# Greeting\n\nSays hi.\n"
+    assert result.root.patch.files == ("README.md", "a", "new")
+    printed = read(result.root.notebook).iterations[0].cells[0].outputs[0]["text"]
+    assert "Files that several results of this batch changed: README.md by 1, 2." in printed
+
+
 def test_an_agent_that_ended_leaves_its_notebook_only(run: Runner, clean_environment: Path) -> None:
     """When its parent is told, its kernel and its worktree are gone already, and its notebook says how it ended."""
     seen: list[tuple[bool, bool, str]] = []
