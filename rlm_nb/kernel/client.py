@@ -100,7 +100,7 @@ class KernelClient:
             code=code,
             status=status,
             outputs=self._session.snapshot(cell),
-            execution_count=cell.outputs.cell.get("execution_count"),
+            execution_count=cell.outputs.execution_count,
             started=cell.started,
             ended=time.time(),
             waited=cell.waited(),

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionComplete
-from nbformat import NotebookNode
 
 from rlm_nb.records import Output
 
@@ -21,6 +17,12 @@ MAX_OUTPUTS = 500
 MAX_OVERFLOW = 100_000_000
 """Bytes of one cell's output that the file beside the notebook keeps."""
 
+MAX_DEPTH = 100
+"""Lists and dicts inside one another: what is kept can be walked, copied and written without a second thought."""
+
+SMALL = 2000
+"""Bytes of an output that is still kept when larger ones are not: most tracebacks and results."""
+
 _INVALID = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -28,18 +30,19 @@ class CellOutputs:
     """What one cell has put out so far.
 
     Args:
-        limit: Bytes of text that are kept here: the first half from the head, the rest from the tail.
+        limit: Bytes that are kept here, as the notebook writes them: one half from the head, the other for the tails of
+            streams. Single outputs that are small may pass it, up to twice as much in all.
         overflow: The file that gets everything once the limit is passed.
     """
 
     def __init__(self, limit: int, overflow: Path) -> None:
-        self.cell = NotebookNode(cell_type="code", metadata={}, execution_count=None, source="", outputs=[])
         self.overflow = overflow
+        self.execution_count: int | None = None
         self.idle = False
         self._limit = limit
-        self._room = limit // 2  # bytes that may still be kept whole
-        self._streams: dict[int, _Stream] = {}
-        self._written = 0
+        self._written = 0  # to the file, for good
+        self._clearing = False
+        self._empty()
 
     @property
     def overflowed(self) -> bool:
@@ -48,53 +51,111 @@ class CellOutputs:
 
     def add_stream(self, name: str, text: str) -> None:
         """Text on stdout or stderr: joined to the last output if that is the same stream."""
-        outputs = self.cell.outputs
-        last = outputs[-1] if outputs else None
-        if last is None or last["output_type"] != "stream" or last["name"] != name:
-            if len(outputs) >= MAX_OUTPUTS:
+        self._clear_if_due()
+        stream = self._kept[-1] if self._kept else None
+        if not isinstance(stream, _Stream) or stream.name != name:
+            if len(self._kept) >= MAX_OUTPUTS:
                 self._spill(text)
                 return
-            last = NotebookNode(output_type="stream", name=name, text="")
-            outputs.append(last)
-            self._streams[id(last)] = _Stream(self._limit // 2)
-        stream = self._streams[id(last)]
-        kept, rest = text[: self._room], text[self._room :]
-        self._room -= len(kept)
-        stream.head.append(kept)
-        if rest:
-            if not stream.omitted and not stream.tail:
-                self._spill("".join(stream.head[:-1]) + kept)
-            self._spill(rest)
-            stream.push(rest)
+            stream = _Stream(name)
+            self._kept.append(stream)
+        was_whole, fitted = stream.is_whole, 0
+        if was_whole:
+            fitted = sum(self._fill(stream, text))
+        if rest := text[fitted:]:
+            self._spill(("".join(stream.head) if was_whole else "") + rest)
+            self._push(stream, rest)
 
-    def keep(self, output: NotebookNode) -> NotebookNode:
-        """A picture, a table, a traceback: kept if there is room, else named in its place."""
-        size = len(json.dumps(output))
-        if len(self.cell.outputs) > MAX_OUTPUTS or (size > 2000 and size > self._room + self._limit // 2):
+    def add(self, output: Output, display_id: str | None = None) -> None:
+        """A picture, a table, a result, a traceback: kept if there is room, else named in its place.
+
+        Raises:
+            ValueError: It is nested too deeply.
+        """
+        self._clear_if_due()
+        # Beyond the limit one is named for all that follow, and a traceback may still say why the cell ended.
+        beyond = len(self._kept) - MAX_OUTPUTS
+        if beyond > 1 or (beyond == 1 and output["output_type"] != "error"):
             self._spill(json.dumps(output) + "\n")
-            kinds = ", ".join(output.get("data", {})) or output["output_type"]
-            return NotebookNode(
-                output_type="display_data",
-                metadata={},
-                data={"text/plain": f"[{size:,} bytes ({kinds}) left out here, kept in {self.overflow.name}]"},
-            )
-        self._room = max(0, self._room - size)
-        return output
+            return
+        single = _Single()
+        self._place(single, output, full=beyond == 0 and output["output_type"] != "error")
+        self._kept.append(single)
+        if display_id is not None:
+            self._displays.setdefault(display_id, []).append(single)
+
+    def update(self, display_id: str, output: Output) -> bool:
+        """Put the data of `output` where this display stands, as far as there is room; returns whether it does."""
+        shown = self._displays.get(display_id, [])
+        for single in shown:
+            self._place(single, {**single.output, "data": output["data"], "metadata": output["metadata"]})
+        return bool(shown)
+
+    def clear(self, *, wait: bool) -> None:
+        """Forget the outputs, which gives back their room: now, or when the next one comes."""
+        self._clearing = wait
+        if not wait:
+            self._empty()
 
     def snapshot(self) -> tuple[Output, ...]:
-        """The outputs as nbformat stores them."""
-        return tuple(self._plain(output) for output in self.cell.outputs)
+        """The outputs as nbformat stores them, in dicts that nobody changes."""
+        return tuple(
+            kept.output if isinstance(kept, _Single) else kept.output(self.overflow.name) for kept in self._kept
+        )
 
-    def _plain(self, output: NotebookNode) -> Output:
-        stream = self._streams.get(id(output))
-        if stream is None:
-            plain: Output = valid(output)
-            return plain
-        return {"output_type": "stream", "name": output["name"], "text": valid(stream.text(self.overflow.name))}
+    def _empty(self) -> None:
+        self._kept: list[_Stream | _Single] = []
+        self._displays: dict[str, list[_Single]] = {}
+        self._whole = 0  # bytes that are kept whole
+        self._tails: deque[tuple[_Stream, int]] = deque()  # one for each piece in any tail, with its bytes
+        self._tails_size = 0
+
+    def _clear_if_due(self) -> None:
+        if self._clearing:
+            self.clear(wait=False)
+
+    def _fill(self, stream: _Stream, text: str) -> Iterator[int]:
+        """Add to the head what fits; yields the characters of each piece."""
+        for piece in self._pieces(text):
+            if self._whole + (size := _size(piece)) > self._limit // 2:
+                return
+            self._whole += size
+            stream.head.append(piece)
+            yield len(piece)
+
+    def _push(self, stream: _Stream, text: str) -> None:
+        """Add to the tail; what is too old for it, in whichever stream it stands, is left out."""
+        room = self._limit // 2
+        stream.omitted += max(0, len(text) - room)  # no character takes less than a byte
+        for piece in self._pieces(text[-room:]):
+            stream.tail.append(piece)
+            self._tails.append((stream, _size(piece)))
+            self._tails_size += self._tails[-1][1]
+        while self._tails_size > room:
+            oldest, size = self._tails.popleft()
+            oldest.omitted += len(oldest.tail.popleft())
+            self._tails_size -= size
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        length = max(1, self._limit // 64)
+        return (text[at : at + length] for at in range(0, len(text), length))
+
+    def _place(self, single: _Single, output: Output, *, full: bool = False) -> None:
+        written = json.dumps(output)
+        room = self._limit * (2 if len(written) <= SMALL else 1) - self._whole + single.size
+        # As ASCII a text is at most three times as long as in the notebook, and this is soon known.
+        size = _size(output) if len(written) <= 3 * room else len(written)
+        if full or size > room:
+            self._spill(written + "\n")
+            kinds = valid(", ".join(output.get("data", {})) or output["output_type"])[:100]
+            note = f"[{len(written):,} bytes ({kinds}) left out here, kept in {self.overflow.name}]"
+            output, size = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": note}}, 0
+        self._whole += size - single.size
+        single.output, single.size = valid(output), size
 
     def _spill(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")[: max(0, MAX_OVERFLOW - self._written)]
-        if data:
+        if (left := MAX_OVERFLOW - self._written) > 0:
+            data = text[:left].encode("utf-8", "backslashreplace")[:left]
             self.overflow.parent.mkdir(parents=True, exist_ok=True)
             with self.overflow.open("ab") as file:
                 file.write(data)
@@ -104,88 +165,99 @@ class CellOutputs:
 class _Stream:
     """Head and tail of a text that may be long."""
 
-    def __init__(self, tail: int) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.head: list[str] = []
         self.tail: deque[str] = deque()
         self.omitted = 0
-        self._limit = tail
-        self._length = 0
 
-    def push(self, text: str) -> None:
-        """Append to the tail, dropping what is older than the limit."""
-        self.tail.append(text)
-        self._length += len(text)
-        while self._length > self._limit:
-            oldest = self.tail.popleft()
-            excess = min(len(oldest), self._length - self._limit)
-            self.omitted += excess
-            self._length -= excess
-            if excess < len(oldest):
-                self.tail.appendleft(oldest[excess:])
+    @property
+    def is_whole(self) -> bool:
+        return not self.tail and not self.omitted
 
-    def text(self, file: str) -> str:
+    def output(self, file: str) -> Output:
         self.head = ["".join(self.head)]
         gap = f"\n[… {self.omitted:,} characters left out here, kept in {file} …]\n" if self.omitted else ""
-        return self.head[0] + gap + "".join(self.tail)
+        return {"output_type": "stream", "name": self.name, "text": valid(self.head[0] + gap + "".join(self.tail))}
 
 
-class OutputReader(NotebookClient):  # type: ignore[misc]
-    """nbclient's handling of messages (display ids, `clear_output`, widgets), without its loop."""
+class _Single:
+    """An output that is kept whole or not at all."""
 
     def __init__(self) -> None:
-        # Not nbformat's new_notebook, which validates it: compiling the schema would be the half of a kernel's start.
-        super().__init__(NotebookNode(metadata=NotebookNode(), cells=[]), record_timing=False)
-        self.clear_before_next_output = False
-        self._cells: dict[int, CellOutputs] = {}
+        self.output: Output = {}
+        self.size = 0
 
-    def begin(self, outputs: CellOutputs) -> int:
-        """A new cell; returns its number, which `feed` wants."""
-        self.nb.cells.append(outputs.cell)
-        number = len(self.nb.cells) - 1
-        self._cells[number] = outputs
-        return number
 
-    def forget(self, number: int) -> None:
+class OutputReader:
+    """The outputs of all cells of one kernel, from its messages.
+
+    Not nbclient's handling of them: it keeps what it is sent, however much, and finds displays by their places, which
+    move when outputs are capped. Messages of widgets are left out: a notebook keeps the text that stands for them.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[str, CellOutputs] = {}
+
+    def begin(self, cell: str, outputs: CellOutputs) -> None:
+        """From now on, messages may belong to the cell that was sent with this message id."""
+        self._cells[cell] = outputs
+
+    def forget(self, cell: str) -> None:
         """No message of this cell will be fed any more."""
-        del self._cells[number]
-        self.clear_display_id_mapping(number)
-        self.nb.cells[number] = NotebookNode(outputs=[])  # the numbers of the others stay
+        del self._cells[cell]
 
-    def feed(self, number: int, message: dict[str, Any]) -> set[int]:
-        """Take one message of this cell into account; returns the cells whose outputs it may have changed."""
-        outputs = self._cells[number]
-        if message["msg_type"] == "stream" and not self.output_hook_stack[message["parent_header"].get("msg_id")]:
-            self._clear_if_due(outputs, number)
-            outputs.add_stream(message["content"]["name"], message["content"]["text"])
-            return {number}
-        try:
-            self.process_message(message, outputs.cell, number)
-        except CellExecutionComplete:
-            outputs.idle = True
-        if message["msg_type"] in ("status", "execute_input"):
-            return set()
-        display = (message["content"].get("transient") or {}).get("display_id")
-        return {number, *self._display_id_map.get(display, {})}
+    def feed(self, cell: str, message: dict[str, Any]) -> set[str]:
+        """Take one message of this cell into account; returns the cells whose outputs it may have changed.
 
-    def output(
-        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
-    ) -> NotebookNode | None:
-        """nbclient's own, then our cap on what it appended."""
-        before = len(outs)
-        made: NotebookNode | None = super().output(outs, msg, display_id, cell_index)
-        if made is not None and len(outs) > before:
-            kept = self._cells[cell_index].keep(outs[-1])
-            if len(outs) > MAX_OUTPUTS + 1:
-                outs.pop()  # named once; the rest is in the file
-            else:
-                outs[-1] = kept
-        return made
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It has not the form that its kind has; nothing was changed.
+        """
+        outputs, kind, content = self._cells[cell], message["msg_type"], message["content"]
+        if kind == "status":
+            outputs.idle = outputs.idle or content["execution_state"] == "idle"
+        elif kind == "execute_input":
+            outputs.execution_count = _count(content["execution_count"])
+        elif kind == "clear_output":
+            outputs.clear(wait=bool(content.get("wait")))
+            return {cell}
+        elif kind == "stream":
+            name, text = content["name"], content["text"]
+            if name not in ("stdout", "stderr") or not isinstance(text, str):
+                raise ValueError(f"no text on stdout or stderr: {name!r:.100}")
+            outputs.add_stream(name, text)
+            return {cell}
+        elif kind == "error":
+            lines = [_text(line) for line in content["traceback"]]
+            outputs.add(
+                {
+                    "output_type": kind,
+                    "ename": _text(content["ename"]),
+                    "evalue": _text(content["evalue"]),
+                    "traceback": lines,
+                }
+            )
+            return {cell}
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            return self._display(cell, kind, content)
+        return set()
 
-    def _clear_if_due(self, outputs: CellOutputs, number: int) -> None:
-        if self.clear_before_next_output:
-            outputs.cell.outputs[:] = []
-            self.clear_display_id_mapping(number)
-            self.clear_before_next_output = False
+    def _display(self, cell: str, kind: str, content: dict[str, Any]) -> set[str]:
+        """Show something, and show it too wherever its display stands already."""
+        data = {name: item if _is_json(name) else _text(item) for name, item in content["data"].items()}
+        output: Output = {"output_type": "display_data", "data": data, "metadata": dict(content.get("metadata") or {})}
+        if kind == "execute_result":
+            output |= {"output_type": kind, "execution_count": _count(content["execution_count"])}
+        display_id = (content.get("transient") or {}).get("display_id")
+        if not isinstance(display_id, str):
+            display_id = None
+        changed = set()
+        if display_id is not None:
+            changed = {name for name, outputs in self._cells.items() if outputs.update(display_id, output)}
+        if kind != "update_display_data":
+            self._cells[cell].add(output, display_id)
+            changed.add(cell)
+        return changed
 
 
 def valid(value: Any) -> Any:
@@ -197,3 +269,35 @@ def valid(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [valid(item) for item in value]
     return value
+
+
+def _size(value: Any, depth: int = 5) -> int:
+    """Bytes that a value takes in a notebook's file, where each item, and each line of a text, stands on its own line.
+
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"an output is nested too deeply: {MAX_DEPTH} lists or dicts inside one another are the most")
+    line = depth + 4  # spaces, quotes, a comma and the end
+    if isinstance(value, str):
+        breaks = len(f"{value}.".splitlines()) - 1
+        return len(json.dumps(valid(value), ensure_ascii=False).encode()) - 2 + line * breaks
+    if isinstance(value, dict):
+        return line + sum(line + len(json.dumps(key)) + _size(item, depth + 1) for key, item in value.items())
+    if isinstance(value, list):
+        return line + sum(line + _size(item, depth + 1) for item in value)
+    return len(json.dumps(value))
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None  # True is an int, too
+
+
+def _text(value: Any) -> str:
+    """A text, or the pieces of one; anything else raises `TypeError`."""
+    return value if isinstance(value, str) else "".join(value)
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

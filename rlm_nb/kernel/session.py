@@ -62,8 +62,7 @@ class Session:
         self._said_hello = threading.Event()
         self._answer = answer
         self._reader = OutputReader()
-        self._numbers: dict[str, int] = {}  # by the message that the cell was sent in
-        self._cells: dict[int, Cell] = {}
+        self._cells: dict[str, Cell] = {}  # by the message that each was sent in
         self._changed = threading.Condition()
         self._last_message = time.monotonic()
         self._closing = self._welcome = False
@@ -97,8 +96,8 @@ class Session:
         with self._changed:
             # Under the lock: no output can be read before we know whose it is.
             identity = client.execute(code, allow_stdin=False, stop_on_error=True)
-            number = self._numbers[identity] = self._reader.begin(cell.outputs)
-            self._cells[number] = cell
+            self._reader.begin(identity, cell.outputs)
+            self._cells[identity] = cell
             self._forget_old_cells()
         with _wakeup(cancel) as woken:
             reply, why = self._wait(identity, cell, cancel, woken, settings.cell_timeout)
@@ -122,10 +121,10 @@ class Session:
         return "error", valid(f"{content.get('ename', 'Error')}: {content.get('evalue', '')}"[:2000])
 
     def _forget_old_cells(self) -> None:
-        while len(self._numbers) > REMEMBERED:
-            number = self._numbers.pop(next(iter(self._numbers)))
-            del self._cells[number]
-            self._reader.forget(number)
+        while len(self._cells) > REMEMBERED:
+            oldest = next(iter(self._cells))
+            del self._cells[oldest]
+            self._reader.forget(oldest)
 
     def _wait(
         self,
@@ -207,7 +206,7 @@ class Session:
 
     def _read_burst(self, iopub: Any) -> None:
         """Take what is there as a whole before anybody is told."""
-        changed: dict[int, Cell] = {}
+        changed: dict[str, Cell] = {}
         while not self._closing and iopub.socket.poll(0) and len(changed) < 100:
             try:
                 message = iopub.get_msg(timeout=0)
@@ -221,17 +220,17 @@ class Session:
                 break
         self._tell(changed)
 
-    def _take(self, message: dict[str, Any], changed: dict[int, Cell]) -> None:
+    def _take(self, message: dict[str, Any], changed: dict[str, Cell]) -> None:
         with self._changed:
             if message["msg_type"] == "iopub_welcome":
                 self._welcome = True
                 self._changed.notify_all()
-            number = self._numbers.get(message["parent_header"].get("msg_id", ""))
-            if number is None:
+            identity = message["parent_header"].get("msg_id", "")
+            cell = self._cells.get(identity)
+            if cell is None:
                 return
-            cell = self._cells[number]
             try:
-                for touched in self._reader.feed(number, message):
+                for touched in self._reader.feed(identity, message):
                     changed[touched] = self._cells[touched]
             except Exception as error:  # noqa: BLE001 - a kernel runs code that nobody knows: it may send anything
                 log.warning("a malformed message of a kernel was left out: %r", error)
@@ -239,7 +238,7 @@ class Session:
             if cell.outputs.idle:
                 self._changed.notify_all()
 
-    def _tell(self, changed: dict[int, Cell]) -> None:
+    def _tell(self, changed: dict[str, Cell]) -> None:
         for cell in changed.values():
             if cell.on_output is not None:
                 cell.on_output(self.snapshot(cell))
