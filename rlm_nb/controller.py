@@ -6,6 +6,7 @@ This is the only file that knows every part. Keys, the ledger, depth and limits 
 from __future__ import annotations
 
 import inspect
+import logging
 import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -27,9 +28,9 @@ from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
 from rlm_nb.errors import BridgeError, CancelledError, RLMError, RunFolderError
+from rlm_nb.kernel.cell import OnOutput
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
-from rlm_nb.kernel.session import OnOutput
 from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
@@ -55,6 +56,9 @@ from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.worktree import Source, Worktree
+
+# As the documentation of `logging` has it for libraries: warnings are for who asks for them, not for stderr.
+logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
 
 FINISHING = 60.0
 """Seconds before the end of the time that an agent is granted its last turn; a tenth of the time if that is less."""

@@ -16,9 +16,10 @@ from rlm_nb.bridge.server import Call, Handler
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
 from rlm_nb.errors import BridgeError, KernelDiedError, RLMError
+from rlm_nb.kernel.cell import Cell, OnOutput
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.outputs import CellOutputs, valid
-from rlm_nb.kernel.session import Cell, OnOutput, Session
+from rlm_nb.kernel.session import Session
 from rlm_nb.records import JSON, Answer, BridgeCall, CellResult
 
 GONE = "Its variables and imports are gone; the files in the worktree are as they were."
@@ -94,7 +95,7 @@ class KernelClient:
         if self._session.ended:
             how = self._session.process.how_it_ended()
             if status == "died":
-                error = f"The kernel ended while this cell ran: {how}."
+                error = error or f"The kernel ended while this cell ran: {how}."
             events.append(f"{error} {GONE}")
         result = CellResult(
             code=code,

@@ -23,7 +23,7 @@ from jupyter_client.kernelspec import KernelSpec
 from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import KernelStartError
-from rlm_nb.kernel import causes, environment
+from rlm_nb.kernel import causes, environment, messages
 from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess
 from rlm_nb.processes import mark
@@ -170,7 +170,8 @@ class Process:
         while True:
             cancel.check()
             if self.client.iopub_channel.socket.poll(200):
-                if self.client.iopub_channel.get_msg(timeout=0)["msg_type"] == "iopub_welcome":
+                message = messages.receive(self.client.iopub_channel)
+                if message is not None and message["msg_type"] == "iopub_welcome":
                     return
             elif time.monotonic() > end:
                 raise KernelStartError(f"the kernel's output channel was silent for {timeout:g} s{self._log_tail()}")

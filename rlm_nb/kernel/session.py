@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import zmq
@@ -19,14 +16,14 @@ import zmq
 from rlm_nb.bridge.server import Call, Handler, Server
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
+from rlm_nb.kernel import messages
+from rlm_nb.kernel.cell import Cell
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.limits import Limits
-from rlm_nb.kernel.outputs import CellOutputs, OutputReader, valid
-from rlm_nb.records import JSON, Answer, BridgeCall, CellStatus, Output
+from rlm_nb.kernel.outputs import OutputReader, valid
+from rlm_nb.records import JSON, CellStatus, Output
 
 log = logging.getLogger(__name__)
-
-OnOutput = Callable[[Sequence[Output]], None]
 
 IDLE_GRACE = 2.0
 """Seconds that the last output may come after the reply; with a message that was too large it never comes."""
@@ -34,13 +31,15 @@ IDLE_GRACE = 2.0
 DRAIN = 0.2
 """Seconds of silence after which a dead kernel has nothing more to say."""
 
-MAX_CALLS, MAX_RECORDED = 2000, 16_000_000
-"""Calls of one cell, and characters of them, that its record keeps."""
-
 REMEMBERED = 32
 """Cells whose threads may still print: a run of thousands of cells must not keep the outputs of all of them."""
 
-UNRECORDED = "This cell asked so much of its controller that not all of it is recorded."
+BURST = 1000
+"""Messages after which whoever listens is told, although there are more."""
+
+MALFORMED = "A malformed output of this cell was left out."
+
+NO_REPLY = "The kernel answered with something that is no reply, so it was killed."
 
 LOST = "Some output of this cell was lost: a single piece of it was too large to take."
 
@@ -108,17 +107,22 @@ class Session:
                     self.process.kill()
                     self.ended = True
                     why += " It did not heed the interrupt, so its kernel was killed."
+        stopped: CellStatus = _stopped(cancel) if why else "died"
+        if reply is not None and reply.get("status") not in ("ok", "error", "aborted"):
+            # Only a cell that forges its own reply comes here: what it is still doing nobody knows.
+            self.process.kill()
+            self.ended = True
+            why = f"{why} {NO_REPLY}".lstrip()
         if self.ended:
             self._drain()
-            return ("died" if not why else _stopped(cancel), why or None)
+            return stopped, why or None
         assert reply is not None
         self._wait_idle(cell)
-        content = reply["content"]
         if why:
-            return _stopped(cancel), why
-        if content["status"] == "ok":
+            return stopped, why
+        if reply["status"] == "ok":
             return "ok", None
-        return "error", valid(f"{content.get('ename', 'Error')}: {content.get('evalue', '')}"[:2000])
+        return "error", valid(f"{reply.get('ename', 'Error')}: {reply.get('evalue', '')}"[:2000])
 
     def _forget_old_cells(self) -> None:
         while len(self._cells) > REMEMBERED:
@@ -136,7 +140,7 @@ class Session:
         *,
         ticking: bool = False,
     ) -> tuple[dict[str, Any] | None, str]:
-        """Wait for the reply; returns it, or `None` with the reason (empty when the kernel ended)."""
+        """Wait for the reply; returns its content, or `None` with the reason (empty when the kernel ended)."""
         client = self.process.client
         poller = zmq.Poller()
         poller.register(client.shell_channel.socket, zmq.POLLIN)
@@ -156,10 +160,9 @@ class Session:
             # The clock may stop or start meanwhile, so look again now and then.
             ready = dict(poller.poll(int(1000 * min(left, 1.0)) + 1))
             if client.shell_channel.socket in ready:
-                with suppress(Empty):
-                    reply: dict[str, Any] = client.shell_channel.get_msg(timeout=0)
-                    if reply["parent_header"].get("msg_id") == identity:
-                        return reply, ""
+                reply = messages.receive(client.shell_channel)
+                if reply is not None and messages.parent(reply) == identity:
+                    return reply["content"], ""
             elif self.process.exit_code() is not None:
                 self.ended = True
                 return None, ""
@@ -172,7 +175,7 @@ class Session:
                     break
             if cell.outputs.idle:
                 return
-            cell.events.append(LOST)
+            cell.note(LOST)
             self._welcome = False
             self._bell.send(b"!")
             # What the next cell puts out must find us listening.
@@ -207,17 +210,15 @@ class Session:
     def _read_burst(self, iopub: Any) -> None:
         """Take what is there as a whole before anybody is told."""
         changed: dict[str, Cell] = {}
-        while not self._closing and iopub.socket.poll(0) and len(changed) < 100:
-            try:
-                message = iopub.get_msg(timeout=0)
-            except (Empty, ValueError) as error:
-                # Whoever can connect to the socket can send what is no message of this kernel's.
-                log.warning("an unreadable message of a kernel was left out: %s", error)
-                continue
-            self._last_message = time.monotonic()
-            self._take(message, changed)
-            if message["msg_type"] == "status":
+        for _ in range(BURST):
+            if self._closing or not iopub.socket.poll(0):
                 break
+            self._last_message = time.monotonic()
+            message = messages.receive(iopub)
+            if message is not None:
+                self._take(message, changed)
+                if message["msg_type"] == "status":
+                    break
         self._tell(changed)
 
     def _take(self, message: dict[str, Any], changed: dict[str, Cell]) -> None:
@@ -225,7 +226,7 @@ class Session:
             if message["msg_type"] == "iopub_welcome":
                 self._welcome = True
                 self._changed.notify_all()
-            identity = message["parent_header"].get("msg_id", "")
+            identity = messages.parent(message)
             cell = self._cells.get(identity)
             if cell is None:
                 return
@@ -233,8 +234,8 @@ class Session:
                 for touched in self._reader.feed(identity, message):
                     changed[touched] = self._cells[touched]
             except Exception as error:  # noqa: BLE001 - a kernel runs code that nobody knows: it may send anything
-                log.warning("a malformed message of a kernel was left out: %r", error)
-                cell.events.append("A malformed output of this cell was left out.")
+                log.warning("a malformed message of a kernel was left out: %.200r", error)
+                cell.note(MALFORMED)
             if cell.outputs.idle:
                 self._changed.notify_all()
 
@@ -252,54 +253,6 @@ class Session:
         if call.name == "hello":
             self._said_hello.set()
         return self._answer(call, cancel)
-
-
-@dataclass
-class Cell:
-    """What is known of a cell while it runs, and while its threads may still print."""
-
-    outputs: CellOutputs
-    on_output: OnOutput | None
-    started: float = field(default_factory=time.time)
-    final: Answer | None = None
-    calls: list[BridgeCall] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _recorded: int = 0
-    _waiting: int = 0
-    _since: float = 0.0
-    _waited: float = 0.0
-
-    def record(self, call: BridgeCall) -> None:
-        """Keep a call, as long as the notebook can bear it."""
-        size = len(json.dumps([call.arguments, call.answer]))
-        with self._lock:
-            if self._recorded + size <= MAX_RECORDED and len(self.calls) < MAX_CALLS:
-                self.calls.append(call)
-                self._recorded += size
-                return
-            if UNRECORDED not in self.events:
-                self.events.append(UNRECORDED)
-
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """The cell's clock stands still while at least one call is inside this block."""
-        with self._lock:
-            if not self._waiting:
-                self._since = time.monotonic()
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting -= 1
-                if not self._waiting:
-                    self._waited += time.monotonic() - self._since
-
-    def waited(self) -> float:
-        """Seconds for which the clock stood still."""
-        with self._lock:
-            return self._waited + (time.monotonic() - self._since if self._waiting else 0.0)
 
 
 @contextmanager
