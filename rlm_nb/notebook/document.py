@@ -228,13 +228,23 @@ def _finite(value: Any) -> Any:
 
 
 def _valid(node: Node) -> Node:
-    """The cell, with a sentence in place of each output that is none: a kernel may send what it likes."""
-    if not node.get("outputs") or _is_valid(node):
+    """The cell without a number that is none, and a sentence for each output that is none: kernels send what they like.
+
+    Everything else in a cell is ours.
+    """
+    counted = node.get("execution_count") is not None
+    if not (counted or node.get("outputs")) or _is_valid(node):
         return node
-    return {
+    mended = {
         **node,
-        "outputs": [output if _is_valid({**node, "outputs": [output]}) else _REFUSED for output in node["outputs"]],
+        "outputs": [
+            output if _is_valid({**node, "execution_count": None, "outputs": [output]}) else _REFUSED
+            for output in node["outputs"]
+        ],
     }
+    if counted and not _is_valid({**node, "outputs": []}):
+        mended["execution_count"] = None
+    return mended
 
 
 def _is_valid(node: Node) -> bool:

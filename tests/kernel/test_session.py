@@ -111,6 +111,17 @@ def test_a_thousand_malformed_outputs_are_told_once(start: Start) -> None:
     assert result.events == ("A malformed output of this cell was left out.",)
 
 
+@pytest.mark.parametrize("count", ["-3", "True", "'7'", "1.5", "[]", "None"])
+def test_a_forged_number(start: Start, count: str) -> None:
+    """What is no whole number from 0 up is no number of a cell, nor of its result."""
+    result = start().run(
+        f"{FORGE}\niopub('execute_input', {{'execution_count': {count}, 'code': ''}})\n"
+        f"iopub('execute_result', {{'execution_count': {count}, 'data': {{'text/plain': 'x'}}, 'metadata': {{}}}})"
+    )
+    assert (result.status, result.execution_count) == ("ok", None)
+    assert result.outputs[0]["execution_count"] is None
+
+
 FORGER = f"""
 import sys
 from contextlib import ExitStack

@@ -65,6 +65,21 @@ def test_an_output_that_is_none_gives_way_to_a_sentence(output: Output, tmp_path
     assert "left out here" in instead["text"]
 
 
+@pytest.mark.parametrize("count", [-1, True, "3", 1.5, [1]])
+@pytest.mark.parametrize("outputs", [(), (stream("kept"),), ({"output_type": "surprise"},)])
+def test_a_number_that_is_none_is_left_out(count: Any, outputs: tuple[Output, ...], tmp_path: Path) -> None:
+    """A cell's number is a whole one from 0 up, or there is none; its outputs are judged by themselves."""
+    path = tmp_path / "root.ipynb"
+    with opened(path) as recorder:
+        recorder.listen(Iterated("root", iteration(1, CellResult("x", "ok", outputs, execution_count=count))))
+    check(path)
+    (cell,) = read(path).iterations[0].cells
+    assert cell.execution_count is None
+    assert [("kept" in str(output), "left out here" in str(output)) for output in cell.outputs] == [
+        (output == stream("kept"), output != stream("kept")) for output in outputs
+    ]
+
+
 def test_text_that_a_kernel_sent_in_pieces_is_joined(tmp_path: Path) -> None:
     """The file has the form that nbformat would give it, whatever form the text came in."""
     data = {"text/plain": ["a", "b\nc"], "image/png": ["iVBO", "Rw0K"]}
