@@ -470,7 +470,7 @@ class Run:
         if str(self.source.subfolder) != ".":
             facts.append(f"Your working folder is {self.source.subfolder}/ in it.")
         if task.context:
-            facts.append(f"`context` holds a text of {task.context.stat().st_size:,} bytes.")
+            facts.append(f"`context` holds a text of {_readable(task.context).stat().st_size:,} bytes.")
         return facts
 
     def _about(self) -> dict[str, JSON]:

@@ -148,8 +148,8 @@ class KernelClient:
 
     def _answer(self, call: Call, cancel: Cancellation) -> JSON:
         """What the bridge asks when a cell calls: ours first, the controller's otherwise; all of it is recorded."""
-        if call.name == "hello":
-            return self._greeting
+        if call.name in ("hello", "ready"):
+            return self._greeting if call.name == "hello" else None
         cell = self._running
         if cell is None:
             raise BridgeError(f"{call.name} was called when no cell was running")

@@ -75,7 +75,7 @@ class Launcher:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def start(self, folder: Path, workdir: Path, wire: int, limits: Limits) -> Process:
-        """Start a kernel process; it is ready once it has said hello on the bridge.
+        """Start a kernel process; it is ready once it has said so on the bridge.
 
         Args:
             folder: The agent's own folder, for HOME, temporary files, sockets and the log.
@@ -151,7 +151,7 @@ class Process:
             self._client = client
         return self._client
 
-    def wait_until_ready(self, said_hello: threading.Event, timeout: float, cancel: Cancellation) -> None:
+    def wait_until_ready(self, said_ready: threading.Event, timeout: float, cancel: Cancellation) -> None:
         """Wait for the kernel's word that it is ready, and for its iopub channel.
 
         Raises:
@@ -159,16 +159,12 @@ class Process:
             CancelledError: `cancel` was set.
         """
         end = time.monotonic() + timeout
-        while not said_hello.wait(0.02):
-            cancel.check()
-            if (code := self.exit_code()) is not None:
-                raise KernelStartError(
-                    f"the kernel ended while it was starting ({self._ended(code)}){self._log_tail()}"
-                )
+        while not said_ready.wait(0.02):
+            self._check_start(cancel)
             if time.monotonic() > end:
                 raise KernelStartError(f"the kernel was not ready after {timeout:g} seconds{self._log_tail()}")
         while True:
-            cancel.check()
+            self._check_start(cancel)
             if self.client.iopub_channel.socket.poll(200):
                 message = messages.receive(self.client.iopub_channel)
                 if message is not None and message["msg_type"] == "iopub_welcome":
@@ -179,6 +175,11 @@ class Process:
                 # ipykernel overlooks who subscribes while it sends something: its sockets tell of news only once.
                 self.client.iopub_channel.socket.unsubscribe(b"")
                 self.client.iopub_channel.socket.subscribe(b"")
+
+    def _check_start(self, cancel: Cancellation) -> None:
+        cancel.check()
+        if (code := self.exit_code()) is not None:
+            raise KernelStartError(f"the kernel ended while it was starting ({self._ended(code)}){self._log_tail()}")
 
     def exit_code(self) -> int | None:
         """`None` while it lives; below 0 for the signal that ended it."""

@@ -58,7 +58,7 @@ class Session:
         settings: KernelSettings,
     ) -> None:
         self.ended = False
-        self._said_hello = threading.Event()
+        self._said_ready = threading.Event()
         self._answer = answer
         self._reader = OutputReader()
         self._cells: dict[str, Cell] = {}  # by the message that each was sent in
@@ -71,7 +71,7 @@ class Session:
             with bridge.kernel_end as wire:
                 self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings))
             stack.callback(self.process.close)
-            self.process.wait_until_ready(self._said_hello, settings.start_timeout, start_cancel)
+            self.process.wait_until_ready(self._said_ready, settings.start_timeout, start_cancel)
             self._bell, self._rung = stack.enter_context(_pair())
             self._thread.start()
             stack.callback(self._stop_reading)
@@ -250,8 +250,8 @@ class Session:
         self._thread.join()
 
     def _greet(self, call: Call, cancel: Cancellation) -> JSON:
-        if call.name == "hello":
-            self._said_hello.set()
+        if call.name == "ready":
+            self._said_ready.set()
         return self._answer(call, cancel)
 
 

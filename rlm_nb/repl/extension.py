@@ -25,7 +25,6 @@ def load(shell: Any) -> None:
     """
     workdir = Path.cwd()
     client = Client.inherited(lambda: _cell(shell))
-    # The first call is also how the controller learns that this kernel is ready.
     hello: dict[str, JSON] = client.call("hello", pid=os.getpid()) if client else {}
     place = (hello["objects"], hello["worktree"]) if "objects" in hello else None
     functions = Functions(client, workdir, shell.user_ns, place)
@@ -37,7 +36,7 @@ def load(shell: Any) -> None:
     if hello.get("task"):
         shell.push({"TASK": hello["task"]})
     if hello.get("context"):
-        shell.push({"context": Path(hello["context"]).read_bytes().decode("utf-8", "backslashreplace")})
+        shell.push({"context": _text_of(Path(hello["context"]))})
     shell.push(lasting | yielding)
     # quit() would end the kernel a moment after its cell, with everything in it.
     shell.ask_exit = lambda: print("The REPL stays; FINAL(answer) ends your work.", file=sys.stderr)  # noqa: T201
@@ -46,6 +45,17 @@ def load(shell: Any) -> None:
     keeper = _Keeper(shell, lasting, yielding)
     shell.events.register("pre_run_cell", keeper.restore)
     shell.events.register("post_run_cell", keeper.settle)
+    if client:
+        client.call("ready")  # not before all that can fail has been done
+
+
+def _text_of(context: Path) -> str:
+    try:
+        return context.read_bytes().decode("utf-8", "backslashreplace")
+    except OSError as error:
+        # The last words of this kernel, straight into its log, where the controller looks for them.
+        os.write(sys.stderr.fileno(), os.fsencode(f"{context}: the context cannot be read: {error.strerror}\n"))
+        raise SystemExit(1) from None
 
 
 class _Keeper:

@@ -11,6 +11,7 @@ import pytest
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
+from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from tests.kernel.conftest import launcher  # noqa: F401 - one for all kernels of a test process
@@ -73,6 +74,26 @@ def test_names(evaluate: Evaluate) -> None:
 def test_context(evaluate: Evaluate) -> None:
     """A context that is not quite UTF-8 is readable all the same, and nothing of it is lost."""
     assert evaluate("[*map(ord, context)]") == [*map(ord, CONTEXT + "\\xff")]
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_context_that_has_vanished(tmp_path: Path, clean_environment: Path, warm: bool) -> None:
+    """The kernel does not start without it, and says why at once."""
+    greeting = {"context": str(tmp_path / "gone.txt")}
+    with (
+        Launcher(warm=warm) as own,
+        pytest.raises(KernelStartError, match=r"gone\.txt: the context cannot be read"),
+    ):
+        KernelClient(
+            own,
+            tmp_path,
+            tmp_path,
+            lambda number: tmp_path / f"{number}.txt",
+            KernelSettings(),
+            greeting,
+            lambda call, cancel: None,
+            Cancellation(),
+        ).__enter__()
 
 
 def test_imports(evaluate: Evaluate) -> None:

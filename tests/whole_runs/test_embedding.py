@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 import rlm_nb
-from rlm_nb.errors import RLMError
+from rlm_nb.errors import KernelError, RLMError, RunFolderError
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import AgentStarted, CellOutput, Event, Iterated
@@ -90,6 +90,30 @@ def test_two_at_once(repository: Path, config: rlm_nb.Config) -> None:
     for result in results:
         assert result.balance.sandboxes == 2
         check_record(result.folder)
+
+
+def test_a_context_that_vanishes(repository: Path, config: rlm_nb.Config, tmp_path: Path) -> None:
+    """Before the agent exists, or while its kernel starts: one clear sentence, soon, and nothing is left."""
+    context = tmp_path / "context.txt"
+    said = r"context\.txt: the context cannot be read: No such file"
+
+    def vanish(event: Event) -> None:
+        if isinstance(event, AgentStarted):
+            context.unlink()
+
+    def begin_too_late() -> None:
+        context.write_text("text")
+        model = ScriptedModel.of(TWO_TURNS)
+        with rlm_nb.open_run("Count.", repository, config, context=context, model=model) as opened:
+            context.unlink()
+            next(opened.iterations())
+
+    with pytest.raises(RunFolderError, match=said):
+        begin_too_late()
+    context.write_text("text")
+    with pytest.raises(KernelError, match=said):
+        rlm_nb.run("Count.", repository, config, context=context, model=ScriptedModel.of(TWO_TURNS), listen=vanish)
+    assert [path.name for path in (tmp_path / "runs").glob("*") if path.is_dir()] == []
 
 
 def test_iterations_as_they_come(repository: Path, config: rlm_nb.Config) -> None:
