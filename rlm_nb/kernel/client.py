@@ -157,6 +157,10 @@ class KernelClient:
         arguments, answer, error = call.arguments, None, None
         try:
             if call.name == "FINAL":
+                if self._session is None or not self._session.is_latest(call.cell):
+                    raise BridgeError(
+                        "FINAL was called by a thread of an earlier cell; call it in the cell that runs now"
+                    )
                 cell.final = _answer_of(call.arguments)
                 arguments = {"type": cell.final.type, "characters": len(cell.final.text)}
             elif call.name in WAITING_CALLS:

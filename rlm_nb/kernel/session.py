@@ -62,6 +62,7 @@ class Session:
         self._answer = answer
         self._reader = OutputReader()
         self._cells: dict[str, Cell] = {}  # by the message that each was sent in
+        self._latest = ""
         self._changed = threading.Condition()
         self._last_message = time.monotonic()
         self._closing = self._welcome = False
@@ -86,6 +87,11 @@ class Session:
         with self._changed:
             return cell.outputs.snapshot()
 
+    def is_latest(self, cell: str) -> bool:
+        """Whether the cell that was sent last is the one with this message id."""
+        with self._changed:
+            return cell == self._latest
+
     def run(
         self, code: str, cell: Cell, cancel: Cancellation, settings: KernelSettings
     ) -> tuple[CellStatus, str | None]:
@@ -97,6 +103,7 @@ class Session:
             identity = client.execute(code, allow_stdin=False, stop_on_error=True)
             self._reader.begin(identity, cell.outputs)
             self._cells[identity] = cell
+            self._latest = identity
             self._forget_old_cells()
         with _wakeup(cancel) as woken:
             reply, why = self._wait(identity, cell, cancel, woken, settings.cell_timeout)

@@ -145,6 +145,21 @@ def test_an_exception_after_final(bench: Bench) -> None:
     assert [call.name for call in result.calls] == ["FINAL"]
 
 
+def test_final_in_a_thread(bench: Bench) -> None:
+    """A thread may end the agent while its own cell runs; in a later one it is told that it is too late."""
+    in_time = bench.run("import threading\nt = threading.Thread(target=FINAL, args=(1,))\nt.start(); t.join()")
+    assert in_time.final is not None
+    bench.run(
+        "go, told = threading.Event(), []\n"
+        "def late():\n    go.wait()\n    try: FINAL('late')\n    except Exception as error: told.append(repr(error))\n"
+        "t = threading.Thread(target=late); t.start()"
+    )
+    later = bench.run("go.set(); t.join(); print(told)")
+    assert (later.status, later.final) == ("ok", None)
+    assert "BridgeError('FINAL was called by a thread of an earlier cell" in text(later.outputs)
+    assert [(call.name, call.error is None) for call in later.calls] == [("FINAL", False)]
+
+
 def test_final_var_of_nothing(bench: Bench) -> None:
     """A name that does not exist is the model's to repair."""
     assert "there is no variable 'nowhere'" in str(bench.run("FINAL_VAR('nowhere')").error)
