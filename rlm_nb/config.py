@@ -129,6 +129,7 @@ class KernelSettings(Section):
     start: Literal["auto", "cold"] = "auto"
     start_timeout: float = Field(60, gt=0)
     cell_timeout: float = Field(600, gt=0)
+    inactivity_timeout: float | None = Field(None, gt=0)
     interrupt_grace: float = Field(5, gt=0)
     max_restarts: int = Field(3, ge=0)
     max_output_bytes: int = Field(1_000_000, ge=1000)

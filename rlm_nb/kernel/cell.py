@@ -35,6 +35,7 @@ class Cell:
     _waiting: int = 0
     _since: float = 0.0
     _waited: float = 0.0
+    _heard: float = field(default_factory=time.monotonic)
 
     def record(self, call: BridgeCall) -> None:
         """Keep a call, as long as the notebook can bear it."""
@@ -66,6 +67,16 @@ class Cell:
                 self._waiting -= 1
                 if not self._waiting:
                     self._waited += time.monotonic() - self._since
+            self.heard()
+
+    def heard(self) -> None:
+        """It has printed or called something just now."""
+        self._heard = time.monotonic()
+
+    def quiet(self) -> float:
+        """Seconds since it printed or called something; none while it waits for an answer."""
+        with self._lock:
+            return 0.0 if self._waiting else time.monotonic() - self._heard
 
     def waited(self) -> float:
         """Seconds for which the clock stood still."""

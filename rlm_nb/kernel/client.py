@@ -153,6 +153,7 @@ class KernelClient:
         cell = self._running
         if cell is None:
             raise BridgeError(f"{call.name} was called when no cell was running")
+        cell.heard()
         started = time.time()
         arguments, answer, error = call.arguments, None, None
         try:

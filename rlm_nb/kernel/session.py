@@ -106,7 +106,9 @@ class Session:
             self._latest = identity
             self._forget_old_cells()
         with _wakeup(cancel) as woken:
-            reply, why = self._wait(identity, cell, cancel, woken, settings.cell_timeout)
+            reply, why = self._wait(
+                identity, cell, cancel, woken, settings.cell_timeout, silence=settings.inactivity_timeout
+            )
             if reply is None and not self.ended:
                 self.process.interrupt()
                 reply, _ = self._wait(identity, cell, None, woken, settings.interrupt_grace, ticking=True)
@@ -145,6 +147,7 @@ class Session:
         woken: socket.socket,
         limit: float,
         *,
+        silence: float | None = None,
         ticking: bool = False,
     ) -> tuple[dict[str, Any] | None, str]:
         """Wait for the reply; returns its content, or `None` with the reason (empty when the kernel ended)."""
@@ -162,6 +165,11 @@ class Session:
                 return None, f"The cell was interrupted: {cancel.reason}."
             if left <= 0:
                 return None, f"The cell ran longer than {limit:g} seconds and was interrupted."
+            if silence is not None:
+                if (quiet := cell.quiet()) >= silence:
+                    why = f"The cell neither printed nor called anything for {silence:g} seconds and was interrupted."
+                    return None, why
+                left = min(left, silence - quiet)
             if cancel is not None and (deadline := cancel.seconds_left()) is not None:
                 left = min(left, deadline)
             # The clock may stop or start meanwhile, so look again now and then.
@@ -237,6 +245,8 @@ class Session:
             cell = self._cells.get(identity)
             if cell is None:
                 return
+            if message["msg_type"] != "status":
+                cell.heard()
             try:
                 for touched in self._reader.feed(identity, message):
                     changed[touched] = self._cells[touched]

@@ -271,6 +271,39 @@ def test_endless_loop(start: Start) -> None:
     assert own.run("x").outputs[0]["data"]["text/plain"] == "7"
 
 
+def test_a_silent_cell(start: Start) -> None:
+    """A cell that neither prints nor calls anything for too long is interrupted, and the model reads why."""
+    own = start(inactivity_timeout=1)
+    began = time.monotonic()
+    result = own.run("import time\nprint('go')\ntime.sleep(60)")
+    assert time.monotonic() - began < 10
+    assert result.status == "timeout"
+    assert result.error == "The cell neither printed nor called anything for 1 seconds and was interrupted."
+    assert (text(result.outputs), result.events) == ("go\n", ())
+    deaf = own.run("while True:\n    try: time.sleep(100)\n    except BaseException: pass")
+    assert "neither printed nor called" in " ".join(deaf.events)
+    assert "did not heed the interrupt" in " ".join(deaf.events)
+
+
+@pytest.mark.parametrize(
+    "sign_of_life", ["print('here', flush=True)", "budget()", "display(1)", "handle.update(i)", "comm.send(i)"]
+)
+def test_a_cell_that_gives_signs_of_life(start: Start, sign_of_life: str) -> None:
+    """Output of any kind, updates and widgets, and calls: each begins the silence anew."""
+    own = start(inactivity_timeout=1)
+    code = "import time\nfrom comm import create_comm\ncomm, handle = create_comm('x'), display(0, display_id=True)\n"
+    assert own.run(f"{code}for i in range(6): time.sleep(0.4); {sign_of_life}").status == "ok"
+
+
+def test_waiting_is_no_silence(start: Start) -> None:
+    """Waiting for sub-agents does not count as silence; what comes after it does."""
+    own = start(inactivity_timeout=1)
+    assert own.run("rlm_query('2.5')").status == "ok"
+    result = own.run("import time; rlm_query('1.5'); time.sleep(60)")
+    assert result.status == "timeout"
+    assert result.waited >= 1.5
+
+
 def test_a_cell_that_swallows_interrupts(start: Start) -> None:
     """It loses its kernel, and the model is told what is gone."""
     own = start(cell_timeout=1, interrupt_grace=0.5)
