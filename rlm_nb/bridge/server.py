@@ -9,6 +9,7 @@ import logging
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ MAX_KEYS = 10_000
 
 FRAME_TIMEOUT = 30.0
 """Seconds that a message may take once its first byte has come."""
+
+SILENCE_TIMEOUT = 5.0
+"""Seconds that a connection may be held without a first byte, once there is none left for the next call."""
 
 MAX_LABEL = 200
 """Characters of what a call says about itself: its name, its cell and its key."""
@@ -56,12 +60,19 @@ class Server:
         handle: Called in a thread of its own for each call.
         cancel: What cancels every call; each call gets a child of it.
         frame_timeout: Seconds that a message may take.
+        silence_timeout: Seconds that a connection is kept for a caller who says nothing while others wait for one.
     """
 
-    def __init__(self, handle: Handler, cancel: Cancellation, frame_timeout: float = FRAME_TIMEOUT) -> None:
+    def __init__(
+        self,
+        handle: Handler,
+        cancel: Cancellation,
+        frame_timeout: float = FRAME_TIMEOUT,
+        silence_timeout: float = SILENCE_TIMEOUT,
+    ) -> None:
         self._handle = handle
         self._cancel = cancel
-        self._frame_timeout = frame_timeout
+        self._frame_timeout, self._silence_timeout = frame_timeout, silence_timeout
         self._wire, self.kernel_end = socket.socketpair()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -70,6 +81,7 @@ class Server:
         self._finished: list[socket.socket] = []
         self._to_watch: list[tuple[socket.socket, Cancellation]] = []
         self._open: dict[socket.socket, threading.Thread | None] = {}  # with the worker, once there is a call
+        self._silent: dict[socket.socket, float] = {}  # those without a first byte, with when they were handed out
         self._keys: dict[str, None] = {}  # in the order in which they came
         self._closing = False
         self._stopped = Cancellation()
@@ -102,9 +114,10 @@ class Server:
         self._selector.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
         listening = True
         while not self._closing:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._seconds_of_silence()):
                 key.data()
             self._settle()
+            self._hang_up_on_the_silent()
             room = len(self._open) < MAX_IN_FLIGHT and self._wire.fileno() >= 0
             if room != listening:
                 listening = room
@@ -137,11 +150,27 @@ class Server:
                 ours.close()
                 return
         self._open[ours] = None
+        self._silent[ours] = time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._begin(ours))
+
+    def _seconds_of_silence(self) -> float | None:
+        """How long the longest silent connection may still be silent; `None` while nobody waits for one."""
+        if len(self._open) < MAX_IN_FLIGHT or not self._silent:
+            # A call that was interrupted before it took its connection leaves it to the next one, however late.
+            return None
+        return max(0.0, next(iter(self._silent.values())) + self._silence_timeout - time.monotonic())
+
+    def _hang_up_on_the_silent(self) -> None:
+        while self._seconds_of_silence() == 0.0:
+            connection = next(iter(self._silent))
+            del self._silent[connection], self._open[connection]
+            self._selector.unregister(connection)
+            connection.close()
 
     def _begin(self, connection: socket.socket) -> None:
         """The first byte of a call is there, or the caller has left."""
         self._selector.unregister(connection)
+        del self._silent[connection]
         worker = threading.Thread(target=self._work, args=(connection,), name="rlm-call", daemon=True)
         try:
             worker.start()

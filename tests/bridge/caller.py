@@ -18,6 +18,7 @@ from typing import Any
 
 from rlm_nb.bridge import messages
 from rlm_nb.bridge.client import VARIABLE, Client
+from rlm_nb.bridge.server import MAX_IN_FLIGHT
 from rlm_nb.errors import RLMError
 
 
@@ -76,6 +77,22 @@ def abandoned(client: Client, wire: socket.socket) -> Any:
     for _ in range(200):
         connection(wire).close()
     return client.call("echo", n=1)
+
+
+def silent(client: Client, wire: socket.socket) -> Any:
+    """Holds as many connections as there are and says nothing, then calls; how many were hung up on meanwhile."""
+    held = [connection(wire) for _ in range(MAX_IN_FLIGHT)]
+    answer = client.call("echo", n=1)
+    for line in held:
+        line.setblocking(False)
+    return [answer, sum(_is_closed(line) for line in held)]
+
+
+def _is_closed(line: socket.socket) -> bool:
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 def half(client: Client, wire: socket.socket) -> Any:

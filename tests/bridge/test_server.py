@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from rlm_nb.bridge import messages
 from rlm_nb.bridge.client import VARIABLE, Client
 from rlm_nb.bridge.server import MAX_IN_FLIGHT, Call, Server
 from rlm_nb.cancellation import Cancellation
@@ -193,6 +194,26 @@ def test_the_next_one_waits(controller: Controller) -> None:
         assert len(held) == MAX_IN_FLIGHT
         for descriptor in held:
             os.close(descriptor)
+
+
+def test_connections_that_are_held_in_silence(call: Start) -> None:
+    """Who holds all connections and says nothing is hung up on after a while, and the next call gets its turn."""
+    answer, hung_up = call("silent", silence_timeout=0.3).said()
+    assert answer == {"n": 1}
+    assert hung_up >= 1
+
+
+def test_silence_is_no_fault_while_there_is_room(controller: Controller) -> None:
+    """A connection that nobody needs is kept for as long as it takes."""
+    with Server(controller.handle, controller.cancel, silence_timeout=0.1) as server:
+        wire = server.kernel_end
+        wire.sendall(b"?")
+        with socket.socket(fileno=socket.recv_fds(wire, 1, 1)[1][0]) as line:
+            line.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                line.recv(1)
+            messages.send(line, {"call": "echo", "arguments": {"n": 1}, "cell": "c", "key": "k"})
+            assert messages.receive(line, 10) == {"answer": {"n": 1}}
 
 
 def test_a_flood_that_is_never_used(controller: Controller) -> None:

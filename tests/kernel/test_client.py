@@ -145,6 +145,15 @@ def test_an_exception_after_final(bench: Bench) -> None:
     assert [call.name for call in result.calls] == ["FINAL"]
 
 
+def test_a_cell_that_holds_all_connections(bench: Bench) -> None:
+    """FINAL gets through although the cell has taken every connection of its bridge and keeps them."""
+    began = time.monotonic()
+    result = bench.run("held = [FINAL.__self__._client._connect() for _ in range(64)]\nFINAL('through')")
+    assert time.monotonic() - began < 30
+    assert result.final is not None
+    assert bench.run("for line in held: line.close()").status == "ok"
+
+
 def test_final_in_a_thread(bench: Bench) -> None:
     """A thread may end the agent while its own cell runs; in a later one it is told that it is too late."""
     in_time = bench.run("import threading\nt = threading.Thread(target=FINAL, args=(1,))\nt.start(); t.join()")
