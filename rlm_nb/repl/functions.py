@@ -168,10 +168,17 @@ def _portable(answer: Any) -> tuple[JSON, str | None]:
     """
     try:
         written = json.dumps(answer, allow_nan=False, default=_plainer)
-        return json.loads(written, object_pairs_hook=_without_loss), None
+        return json.loads(written, object_pairs_hook=_without_loss, parse_int=_readable), None
     except (TypeError, ValueError, RecursionError):
-        as_table = getattr(answer, "to_string", None)  # a DataFrame's own text leaves rows out
-        return None, str(as_table() if callable(as_table) else answer)
+        return None, _text(answer)
+
+
+def _text(answer: Any) -> str:
+    as_table = getattr(answer, "to_string", None)  # a DataFrame's own text leaves rows out
+    try:
+        return str(as_table() if callable(as_table) else answer)
+    except ValueError as error:  # numbers of thousands of digits
+        raise ValueError(f"the answer cannot be written as text: {error}") from None
 
 
 def _plainer(value: Any) -> Any:
@@ -186,6 +193,13 @@ def _plainer(value: Any) -> Any:
     if callable(tolist := getattr(value, "tolist", None)) and not hasattr(value, "to_string"):
         return tolist()
     raise TypeError(type(value).__name__)
+
+
+def _readable(digits: str) -> int:
+    """A whole number, if every Python will read it: one of more digits travels as text."""
+    if len(digits) > sys.int_info.default_max_str_digits:
+        raise ValueError("too many digits")
+    return int(digits)
 
 
 def _without_loss(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

@@ -137,6 +137,20 @@ def test_final_of_what_json_cannot_hold(bench: Bench) -> None:
     assert "too many for the bridge" in str(too_large.error)
 
 
+def test_final_of_a_number_of_thousands_of_digits(bench: Bench) -> None:
+    """Python refuses to write it, and the model reads so in one sentence; where it is allowed, it arrives as text."""
+    refused = bench.run("FINAL([10**6000])")
+    assert refused.final is None
+    assert str(refused.error).startswith(
+        "ValueError: the answer cannot be written as text: Exceeds the limit (4300 digits)"
+    )
+    assert len(str(refused.outputs)) < 5000
+    allowed = bench.run("import sys; sys.set_int_max_str_digits(0); FINAL([10**6000])").final
+    assert allowed is not None
+    assert allowed.text == f"[1{'0' * 6000}]"
+    assert bench.run("sys.set_int_max_str_digits(4300); FINAL(10**4000)").final.value == 10**4000  # type: ignore[union-attr]
+
+
 def test_an_exception_after_final(bench: Bench) -> None:
     """A cell that raises after FINAL does not finish the agent."""
     result = bench.run("FINAL('early')\n1 / 0")
