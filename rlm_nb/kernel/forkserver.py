@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NoReturn
 
+from rlm_nb.kernel.guard import Guard
 from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.supervisor import supervise
 
@@ -38,7 +39,7 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     requests.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors report for themselves
+    guard = Guard()
     gc.disable()  # what is imported stays
     warming = import_module(KERNEL).preload()
     is_warm = _warm_up(warming)
@@ -46,12 +47,18 @@ def main() -> None:
         if not is_warm and not select.select([requests], [], [], 0)[0]:
             is_warm = _warm_up(warming)
             continue
+        if guard.woken in select.select([requests.fileno(), guard.woken], [], [])[0]:
+            guard.look()
+            continue
         request = _receive(requests)
         if request is None:
             return
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
+            guard.leave()
             requests.close()
             _become_supervisor(*request)
+        guard.started.add(pid)
         for descriptor in request[1]:
             os.close(descriptor)
 
@@ -74,7 +81,6 @@ def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None
 def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     side_fd, log, *kept = descriptors
     side = socket.socket(fileno=side_fd)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     limits = Limits.from_text(request["limits"])
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

@@ -147,7 +147,7 @@ def _start_cold(
     keep = " ".join(numbers.values())
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "rlm_nb.kernel.supervisor", str(side.fileno()), *command],
+            [sys.executable, "-I", "-m", "rlm_nb.kernel.guard", str(side.fileno()), *command],
             env={**env, **numbers, "RLM_KEEP_FDS": keep, VARIABLE: limits.as_text()},
             cwd=cwd,
             pass_fds=[side.fileno(), *descriptors.values()],
@@ -247,14 +247,18 @@ class SupervisedProcess:
         return ENDED, -signal.SIGKILL
 
     def _kill_without_help(self) -> None:
-        """A cell has stopped or killed its supervisor."""
-        if self._supervisor is not None and self._supervisor.is_running():
-            self._supervisor.kill()
-        if self._kernel is None or not self._kernel.is_running():
-            return
-        family = [self._kernel, *self._kernel.children(recursive=True)]
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """A cell has stopped or killed its supervisor.
+
+        Who has left the kernel's family is found while the supervisor lives, else by its guard: `guard.py`.
+        """
+        family: list[psutil.Process] = []
+        for process in (self._supervisor, self._kernel):
+            with suppress(psutil.NoSuchProcess):
+                if process is not None and process.is_running():
+                    family += [process, *process.children(recursive=True)]
+        if self._kernel in family:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -48,7 +48,7 @@ def supervise(side: socket.socket, start: Callable[[], int], limits: Limits) -> 
         start: Starts the kernel as a child of this process, leader of a session of its own; returns its number.
         limits: What the kernel and all below it may take together.
     """
-    _adopt_orphans()
+    adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the controller decides when a kernel ends
     pid = start()
@@ -96,13 +96,17 @@ def _until_it_ends(side: socket.socket, pid: int, watch: Watch) -> int | None:
             reprieved = time.monotonic()
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent ends.
+
+    Where there is no such thing (macOS), the kernel's process group is all that can be ended for sure.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def main() -> None:
-    """The cold start: `python -I -m rlm_nb.kernel.supervisor SIDE_FD COMMAND…`, the other descriptors inherited."""
+    """The cold start, below its guard: the arguments are SIDE_FD COMMAND…, the other descriptors are inherited."""
     side = socket.socket(fileno=int(sys.argv[1]))
     side.set_inheritable(False)
     command, keep = sys.argv[2:], [int(number) for number in os.environ.pop("RLM_KEEP_FDS", "").split()]
@@ -118,7 +122,3 @@ def main() -> None:
         ).pid
 
     supervise(side, start, limits)
-
-
-if __name__ == "__main__":
-    main()

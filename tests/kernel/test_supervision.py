@@ -152,16 +152,47 @@ def test_any_jupyter_program_can_start_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_cell_attacks_its_supervisor(start: Start, number: signal.Signals) -> None:
-    """A cell that stops or kills its supervisor gains nothing: the kernel ends when it should."""
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_cell_attacks_its_supervisor(
+    tmp_path: Path, clean_environment: Path, number: signal.Signals, warm: bool
+) -> None:
+    """A cell that stops or kills its supervisor gains nothing: kernel and daemon end in time, and only they."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").mkdir()
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher(warm=warm))
+        other = Bench(stack, launcher, tmp_path / "other")
+        other.run(DAEMON)
+        own = Bench(stack, launcher, tmp_path / "own")
+        kernel = int(text(own.run(f"{DAEMON}\nprint(os.getpid())").outputs))
+        supervisor, daemon = psutil.Process(kernel).ppid(), _daemon(own.workdir)
+        own.run(f"os.kill({supervisor}, {int(number)})")
+        began = time.monotonic()
+        own.client.__exit__(None, None, None)
+        assert time.monotonic() - began < 5
+        _gone([kernel, supervisor, daemon])
+        assert psutil.pid_exists(_daemon(other.workdir))
+        assert other.run("1").status == "ok"
+
+
+def test_what_a_killed_supervisor_leaves_ends_at_once(start: Start) -> None:
+    """Also when it goes on to start processes that leave their families; the run goes on with a new kernel."""
     own = start()
-    kernel = int(text(own.run("import os; print(os.getpid())").outputs))
-    supervisor = psutil.Process(kernel).ppid()
-    own.run(f"os.kill({supervisor}, {int(number)})")
-    began = time.monotonic()
-    own.client.__exit__(None, None, None)
-    assert time.monotonic() - began < 5
-    _gone([kernel, supervisor])
+    result = own.run(
+        f"{DAEMON}\n"
+        "import time\n"
+        "if os.fork() == 0:\n"
+        "    for _ in range(300):\n"
+        "        if os.fork(): os._exit(0)\n"
+        "        os.setsid(); time.sleep(0.01)\n"
+        "    os._exit(0)\n"
+        "os.kill(os.getppid(), 9)\n"
+        "time.sleep(60)"
+    )
+    assert result.status == "died"
+    _gone([_daemon(own.workdir)])
+    _until_gone(own.folder)
+    assert own.run("'fresh'").status == "ok"
 
 
 def _daemon(workdir: Path) -> int:
@@ -183,6 +214,14 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 def _gone(pids: list[int], seconds: float = 2.0) -> None:
     end = time.monotonic() + seconds
     while left := [pid for pid in pids if _is_alive(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)
+
+
+def _until_gone(folder: Path, seconds: float = 5.0) -> None:
+    """Wait until no process works in the folder."""
+    end = time.monotonic() + seconds
+    while left := [process for process in psutil.process_iter() if _works_in(process, folder)]:
         assert time.monotonic() < end, left
         time.sleep(0.01)
 
