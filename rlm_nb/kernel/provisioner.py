@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +30,10 @@ from rlm_nb.kernel.supervisor import ENDED, REPORT, STARTED
 logger = logging.getLogger(__name__)
 
 READY_TIMEOUT = 30.0
-"""Seconds that the forkserver may take to import what kernels need."""
+"""Seconds that the forkserver may take to import what kernels need, and a supervisor to say its first word."""
+
+LOOK = 0.5
+"""Seconds between two looks at whether somebody has stopped the forkserver meanwhile."""
 
 KILL_TIMEOUT = 2.0
 """Seconds after which we no longer wait for a supervisor to end its kernel, and do it ourselves."""
@@ -97,23 +101,39 @@ def _start(
     with (log or Path(os.devnull)).open("ab") as output:
         if forkserver is not None:
             try:
-                return _supervised(
-                    partial(_fork, forkserver, command, env, cwd, descriptors, limits, output=output.fileno())
-                )
+                start = partial(_fork, forkserver, command, env, cwd, descriptors, limits, output=output.fileno())
+                return _supervised(start, forkserver)
             except KernelStartError as error:
                 logger.warning("%s; the kernel is started cold", error)
         return _supervised(partial(_start_cold, command, env, cwd, descriptors, limits, output=output.fileno()))
 
 
-def _supervised(start: Callable[[socket.socket], None]) -> SupervisedProcess:
+def _supervised(start: Callable[[socket.socket], None], forkserver: Forkserver | None = None) -> SupervisedProcess:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
             start(theirs)
+        _await_word(ours, forkserver)
         return SupervisedProcess(ours)
     except BaseException:
         ours.close()
         raise
+
+
+def _await_word(side: socket.socket, forkserver: Forkserver | None) -> None:
+    """Wait until the supervisor says something, or has gone; a forkserver that does not answer is ended."""
+    end = time.monotonic() + READY_TIMEOUT
+    side.settimeout(LOOK)
+    while True:
+        with suppress(TimeoutError):
+            with suppress(ConnectionError):
+                side.recv(1, socket.MSG_PEEK)
+            return
+        if forkserver is not None and (forkserver.is_stopped() or time.monotonic() > end):
+            forkserver.close()
+            raise KernelStartError("the forkserver does not answer")
+        if time.monotonic() > end:
+            raise KernelStartError("the kernel's supervisor does not answer")
 
 
 def _fork(
@@ -277,6 +297,13 @@ class Forkserver:
         """The warm process's number, while there is one."""
         return None if self._process is None else self._process.pid
 
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the process: it is alive then, and answers nobody."""
+        pid = self.pid
+        with suppress(psutil.NoSuchProcess):
+            return pid is not None and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        return False
+
     def begin(self) -> None:
         """Start the process, without waiting until it is warm."""
         with self._lock:
@@ -311,7 +338,7 @@ class Forkserver:
             self._end()
 
     def _begin(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None and not self.is_stopped():
             return
         self._end()
         # A socket of whole messages: requests of several agents at once must not run into each other.
@@ -328,6 +355,7 @@ class Forkserver:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        ours.settimeout(READY_TIMEOUT)  # so that one who reads nothing stops nobody
         self._requests = ours
 
     def _end(self) -> None:

@@ -117,6 +117,43 @@ def test_the_forkserver_is_killed(launcher: Launcher, tmp_path: Path) -> None:
         assert one.run("x").status == "ok"
 
 
+def test_the_forkserver_is_stopped(tmp_path: Path, clean_environment: Path) -> None:
+    """Kernels that are started after that start all the same, soon, several at once; those that were live on."""
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher())
+        assert launcher.forkserver is not None
+        for name in ("before", "0", "1", "2"):
+            (tmp_path / name).mkdir()
+        before = Bench(stack, launcher, tmp_path / "before")
+        assert launcher.forkserver.pid is not None
+        os.kill(launcher.forkserver.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            own = list(pool.map(lambda name: Bench(stack, launcher, tmp_path / name), "012"))
+        assert time.monotonic() - began < 20
+        assert [bench.run("1").status for bench in (before, *own)] == ["ok"] * 4
+
+
+def test_the_forkserver_is_stopped_while_a_kernel_waits_for_it(tmp_path: Path, clean_environment: Path) -> None:
+    """The kernel is started cold, and the next one by another forkserver."""
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher())
+        assert launcher.forkserver is not None
+        stopped = launcher.forkserver.pid
+        assert stopped is not None
+        (tmp_path / "1").mkdir()
+        (tmp_path / "2").mkdir()
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            starting = pool.submit(Bench, stack, launcher, tmp_path / "1")
+            time.sleep(0.05)  # it has asked, and what is to be forked from is still at its imports
+            os.kill(stopped, signal.SIGSTOP)
+            assert starting.result().run("1").status == "ok"
+        assert time.monotonic() - began < 20
+        assert Bench(stack, launcher, tmp_path / "2").run("1").status == "ok"
+        assert launcher.forkserver.pid not in (stopped, None)
+
+
 def test_cold_start(tmp_path: Path, clean_environment: Path) -> None:
     """`kernel.start: cold` needs no forkserver, and gives the same kernel."""
     with ExitStack() as stack:
