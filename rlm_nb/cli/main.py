@@ -25,8 +25,8 @@ def app() -> typer.Typer:
     """
     import typer
 
-    from rlm_nb.cli.clean import clean
     from rlm_nb.cli.budget import budget
+    from rlm_nb.cli.clean import clean
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.tree import tree
 

@@ -40,9 +40,11 @@ def test_what_a_killed_run_leaves(shell: Shell, rlm_nb: Command, repository: Pat
         until(lambda: list(clean_environment.glob("rlm-*/tmp/ready")))
         family = psutil.Process(going.process.pid).children(recursive=True)
         (daemon,) = (process for process in family if process.name() == "sleep")
-        for process in [psutil.Process(going.process.pid), *family]:
-            if process != daemon:
-                process.kill()
+        doomed = [psutil.Process(going.process.pid), *(process for process in family if process != daemon)]
+        for process in doomed:
+            process.suspend()  # a supervisor would end the daemon, too
+        for process in doomed:
+            process.kill()
         going.end()
     (folder,) = set(clean_environment.glob("rlm-*")) - before - {living}
     assert rlm_nb("clean", shell.here / "runs" / "last", "--dry-run").returncode == 1
