@@ -85,7 +85,8 @@ class KernelClient:
         events = self._revive(cancel)
         assert self._session is not None
         self._count += 1
-        cell = Cell(CellOutputs(self._settings.max_output_bytes, self._outputs(self._count)), on_output)
+        overflow = self._outputs(self._count)
+        cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output)
         self._running = cell
         try:
             status, error = self._session.run(code, cell, cancel, self._settings)

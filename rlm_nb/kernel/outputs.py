@@ -32,11 +32,13 @@ class CellOutputs:
     Args:
         limit: Bytes that are kept here, as the notebook writes them: one half from the head, the other for the tails of
             streams. Single outputs that are small may pass it, up to twice as much in all.
-        overflow: The file that gets everything once the limit is passed.
+        overflow: The file that gets everything, from the first output on and in order, once the limit is passed.
+        number: Which of the agent's cells it is: what `output(number)` in its REPL goes by.
     """
 
-    def __init__(self, limit: int, overflow: Path) -> None:
+    def __init__(self, limit: int, overflow: Path, number: int) -> None:
         self.overflow = overflow
+        self._where = f"see output({number}), or the file {overflow.name}"
         self.execution_count: int | None = None
         self.idle = False
         self._limit = limit
@@ -63,8 +65,10 @@ class CellOutputs:
         if was_whole:
             fitted = sum(self._fill(stream, text))
         if rest := text[fitted:]:
-            self._spill(("".join(stream.head) if was_whole else "") + rest)
+            self._spill(text if self.overflowed else rest)
             self._push(stream, rest)
+        elif self.overflowed:
+            self._spill(text)
 
     def add(self, output: Output, display_id: str | None = None) -> None:
         """A picture, a table, a result, a traceback: kept if there is room, else named in its place.
@@ -76,10 +80,12 @@ class CellOutputs:
         # Beyond the limit one is named for all that follow, and a traceback may still say why the cell ended.
         beyond = len(self._kept) - MAX_OUTPUTS
         if beyond > 1 or (beyond == 1 and output["output_type"] != "error"):
-            self._spill(json.dumps(output) + "\n")
+            self._spill(_words(output, whole=True))
             return
         single = _Single()
-        self._place(single, output, full=beyond == 0 and output["output_type"] != "error")
+        kept = self._place(single, output, full=beyond == 0 and output["output_type"] != "error")
+        if kept and self.overflowed:
+            self._spill(_words(output))
         self._kept.append(single)
         if display_id is not None:
             self._displays.setdefault(display_id, []).append(single)
@@ -99,9 +105,7 @@ class CellOutputs:
 
     def snapshot(self) -> tuple[Output, ...]:
         """The outputs as nbformat stores them, in dicts that nobody changes."""
-        return tuple(
-            kept.output if isinstance(kept, _Single) else kept.output(self.overflow.name) for kept in self._kept
-        )
+        return tuple(kept.output if isinstance(kept, _Single) else kept.output(self._where) for kept in self._kept)
 
     def _empty(self) -> None:
         self._kept: list[_Stream | _Single] = []
@@ -140,20 +144,29 @@ class CellOutputs:
         length = max(1, self._limit // 64)
         return (text[at : at + length] for at in range(0, len(text), length))
 
-    def _place(self, single: _Single, output: Output, *, full: bool = False) -> None:
+    def _place(self, single: _Single, output: Output, *, full: bool = False) -> bool:
+        """Keep an output if there is room, else name it and leave the rest to the file; returns whether it is kept."""
         written = json.dumps(output)
         room = self._limit * (2 if len(written) <= SMALL else 1) - self._whole + single.size
         # As ASCII a text is at most three times as long as in the notebook, and this is soon known.
         size = _size(output) if len(written) <= 3 * room else len(written)
-        if full or size > room:
-            self._spill(written + "\n")
+        left_out = full or size > room
+        if left_out:
+            self._spill(_words(output, whole=True))
             kinds = valid(", ".join(output.get("data", {})) or output["output_type"])[:100]
-            note = f"[{len(written):,} bytes ({kinds}) left out here, kept in {self.overflow.name}]"
+            note = f"[{len(written):,} bytes ({kinds}) left out here: {self._where}]"
             output, size = {"output_type": "display_data", "metadata": {}, "data": {"text/plain": note}}, 0
         self._whole += size - single.size
         single.output, single.size = valid(output), size
+        return not left_out
 
     def _spill(self, text: str) -> None:
+        """Write to the file, which begins with all that was kept until then."""
+        if not self.overflowed:
+            text = (
+                "".join("".join(kept.head) if isinstance(kept, _Stream) else _words(kept.output) for kept in self._kept)
+                + text
+            )
         if (left := MAX_OVERFLOW - self._written) > 0:
             data = text[:left].encode("utf-8", "backslashreplace")[:left]
             self.overflow.parent.mkdir(parents=True, exist_ok=True)
@@ -175,9 +188,9 @@ class _Stream:
     def is_whole(self) -> bool:
         return not self.tail and not self.omitted
 
-    def output(self, file: str) -> Output:
+    def output(self, where: str) -> Output:
         self.head = ["".join(self.head)]
-        gap = f"\n[… {self.omitted:,} characters left out here, kept in {file} …]\n" if self.omitted else ""
+        gap = f"\n[… {self.omitted:,} characters left out here: {where} …]\n" if self.omitted else ""
         return {"output_type": "stream", "name": self.name, "text": valid(self.head[0] + gap + "".join(self.tail))}
 
 
@@ -288,6 +301,17 @@ def _size(value: Any, depth: int = 5) -> int:
     if isinstance(value, list):
         return line + sum(line + _size(item, depth + 1) for item in value)
     return len(json.dumps(value))
+
+
+def _words(output: Output, *, whole: bool = False) -> str:
+    """An output as text, on lines of its own; with `whole`, followed by its other forms as JSON."""
+    if "traceback" in output:
+        return "\n".join([*output["traceback"], ""])
+    data = dict(output["data"])
+    parts = [data.pop("text/plain")] if "text/plain" in data else []
+    if whole and data:
+        parts.append(json.dumps(data))
+    return "\n".join([*parts, ""])
 
 
 def _count(value: Any) -> int | None:

@@ -118,6 +118,24 @@ def test_head_and_tail_of_two_streams(start: Start) -> None:
     assert all(f"err {number} x" in result.overflow.read_text() for number in range(50, 200))
 
 
+def test_the_file_has_everything_in_order(start: Start) -> None:
+    """What was kept before the limit was passed, what is left out, and what is kept afterwards; notes say where."""
+    own = start(max_output_bytes=LIMIT)
+    result = own.run(
+        "import sys\nprint('first')\ndisplay('second')\nprint('third\\n' + '3' * 150_000)\n"
+        "display({'text/plain': '4' * 150_000, 'text/html': '<b>four</b>'}, raw=True)\n"
+        "print('fifth', file=sys.stderr)\n1 / 0"
+    )
+    assert result.overflow is not None
+    written = result.overflow.read_text()
+    marks = ("first\n", "'second'\n", "third\n333", "33\n444", "<b>four</b>", "fifth\n", "ZeroDivisionError")
+    places = [written.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert len(written) < 2 * 150_000 + 2000
+    assert "characters left out here: see output(1), or the file 1.txt" in text(result.outputs)
+    assert "(text/plain, text/html) left out here: see output(1), or the file 1.txt" in str(result.outputs)
+
+
 def test_an_exception_after_too_many_displays(bench: Bench) -> None:
     """The traceback is kept although the displays before it are too many."""
     result = bench.run(f"for i in range({MAX_OUTPUTS * 2}): display(i)\n1 / 0")
