@@ -67,7 +67,7 @@ def _done(iteration: Iteration) -> str:
 
 def _trouble(cell: CellResult) -> str:
     what = {"error": "raised", "interrupted": "was interrupted", "timeout": "timed out", "died": "lost its kernel"}
-    return f"{what.get(cell.status, cell.status)}: {first_line(cell.error or '')}".rstrip(": ")
+    return f"{what.get(cell.status, cell.status)}: {first_line(cell.error or '', WIDEST)}".rstrip(": ")
 
 
 def _spent(iteration: Iteration) -> str:

@@ -113,12 +113,19 @@ class Progress:
         if name not in self._agents:
             agent = self._agents[name] = AgentProgress(name, now)
             parent = self._agents.get(name.rpartition(".")[0])
-            (parent.children if parent else self.roots).append(agent)
+            siblings = parent.children if parent else self.roots
+            siblings.append(agent)
+            siblings.sort(key=_place)  # those of a batch are heard of in any order
         return self._agents[name]
 
     def agents(self) -> list[AgentProgress]:
         """Every agent, parents before children."""
         return [agent for root in self.roots for agent in (root, *root.descendants())]
+
+
+def _place(agent: AgentProgress) -> list[int]:
+    """root.2 before root.10."""
+    return [int(part) for part in agent.name.split(".")[1:]]
 
 
 def _end_those_below(agent: AgentProgress, now: float) -> None:

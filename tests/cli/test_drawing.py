@@ -135,3 +135,11 @@ def test_events_out_of_order() -> None:
     lines = drawn(progress)
     assert "$0.97 left" in lines[0]
     assert len(lines) == 3
+
+
+def test_sub_agents_stand_in_their_order() -> None:
+    """Those of a batch begin in any order."""
+    progress = Progress()
+    for name in ("root", "root.10", "root.2", "root.1"):
+        progress.take(AgentStarted(name, Task("Read.")), 0.0)
+    assert [child.name for child in progress.roots[0].children] == ["root.1", "root.2", "root.10"]
