@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,8 +57,11 @@ def _file(name: str | None, config: Any) -> Path:
 
     if name is None and config.budget.file is not None:
         return Path(config.budget.file)
-    if name is not None and (Path(name).is_file() or name.endswith(".json")):
+    if name is not None and name.endswith(".json"):
         return Path(name)
+    with suppress(OSError):  # it may not be looked at, which is said below
+        if name is not None and Path(name).is_file():
+            return Path(name)
     return find_run(name or "last", config.runs.dir) / "budget.json"
 
 

@@ -25,10 +25,18 @@ class Storage:
     The lock is the operating system's and ends with its holder, so it is never removed: unlinking a locked file would
     split its waiters across two inodes. Only the file's name says which of two inodes holds the truth; the other one,
     `path` + `.new`, is where the next text is written.
+
+    Raises:
+        LedgerError: The path leads to something else than a file, or nobody may look where it leads.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()  # two names of one purse share one lock
+        try:
+            self.path = path.resolve()  # two names of one purse share one lock
+            if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+                raise LedgerError(f"{self.path}: is no file")
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            raise LedgerError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
         self._spare, self._former = (self.path.with_name(f"{self.path.name}.{end}") for end in ("new", "old"))
         self._threads = _ThreadLock()
 

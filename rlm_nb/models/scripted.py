@@ -186,7 +186,11 @@ class ScriptedModel:
             ConfigError: It cannot be read or is no script; the message names the place.
         """
         try:
+            if path.is_fifo():
+                raise ConfigError(f"{path}: is no file")  # reading would wait for whoever writes into it
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except RecursionError:
+            raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
         except yaml.YAMLError as error:
             where = f"line {mark.line + 1}: " if (mark := getattr(error, "problem_mark", None)) else ""
             raise ConfigError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None

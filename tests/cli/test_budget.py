@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from rlm_nb.ledger import BudgetFile, Limits
 from rlm_nb.records import Usage
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, without_privileges
 from tests.ledger.spender import price
 
 SPENDER = Path(__file__).parents[1] / "ledger" / "spender.py"
@@ -48,6 +49,21 @@ def test_a_purse(rlm_nb: Command, purse: BudgetFile) -> None:
     assert call.startswith("reserved by 20260101-aaaa root.1 for a call: $0.0115, 1,000 tokens read, 500 tokens")
     assert f"process {os.getpid()}, since " in call
     assert last.startswith("reserved by 20260101-aaaa root.1 for its last turn: $0.1")
+
+
+def test_places_that_hold_no_budget(rlm_nb: Command, tmp_path: Path) -> None:
+    """A closed folder, a name that is too long, a pipe, links in a circle: one sentence each, at once."""
+    (tmp_path / "closed").mkdir(mode=0)
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "circle.json").symlink_to("circle.json")
+    settings = tmp_path / "settings.yaml"
+    for name in ("closed/budget.json", "closed/run", "x" * 300, "x" * 300 + ".json", "pipe.json", "circle.json"):
+        settings.write_text(f"budget: {{file: {tmp_path / name}}}\n")
+        for arguments in ([tmp_path / name], ["-c", settings]):
+            done = rlm_nb("budget", *arguments, before=without_privileges)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert re.search("cannot be read|is no file", done.stderr)
+            assert len(done.stderr.splitlines()) == 1
 
 
 def test_for_programs(rlm_nb: Command, purse: BudgetFile) -> None:

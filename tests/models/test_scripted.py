@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -214,6 +215,15 @@ def test_malformed_script(tmp_path: Path, text: str, words: str) -> None:
     """What is wrong with a script is said with its place; replies are counted from 1, as turns are."""
     with pytest.raises(ConfigError, match=words):
         read(tmp_path, text)
+
+
+def test_script_without_end(tmp_path: Path) -> None:
+    """A pipe that nobody writes into, and nesting that nobody could follow."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"pipe\.yaml: is no file$"):
+        ScriptedModel.read(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"nested too deeply$"):
+        read(tmp_path, "[" * 10_000)
 
 
 def test_script_that_is_not_there(tmp_path: Path) -> None:
