@@ -27,7 +27,7 @@ from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
-from rlm_nb.errors import BridgeError, CancelledError, RLMError, RunFolderError
+from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
 from rlm_nb.kernel.cell import OnOutput
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
@@ -305,8 +305,7 @@ class Run:
                 model = MeteredModel(self.model, self.ledger, self.price, task.agent, max_tokens, tell)
                 above(AgentStarted(task.agent, task))
                 soft = stack.enter_context(cancel.child(earlier=self._finishing()))
-                home = stack.enter_context(_Home(partial(self._open, task, base, model, recorder), soft))
-                begun()
+                home = stack.enter_context(_Home(partial(self._open, task, base, model, recorder, begun), soft))
                 agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens)
                 try:
                     outcome = yield from agent.iterate(soft, cancel)
@@ -378,12 +377,16 @@ class Run:
         base: str,
         model: MeteredModel,
         recorder: Recorder,
+        begun: Callable[[], None],
         cancel: Cancellation,
         stack: ExitStack,
         kernels: ExitStack,
     ) -> tuple[Worktree, Kernel, Queries]:
-        """An agent's worktree, with a kernel in it."""
-        folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
+        """An agent's worktree, with a kernel in it; from then on the agent counts as started."""
+        try:
+            folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
+        except OSError as error:
+            raise KernelStartError(f"there is no place for its files: {error.strerror}: {error.filename}") from error
         tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel))
 
         def prepare(cancel: Cancellation) -> Spawn:
@@ -409,7 +412,9 @@ class Run:
             partial(self._answer, task, queries, transcript),
             cancel,
         )
-        return tree, RecordingKernel(kernels.enter_context(kernel), transcript), queries
+        client = kernels.enter_context(kernel)
+        begun()
+        return tree, RecordingKernel(client, transcript), queries
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,3 +148,23 @@ def test_what_a_later_version_added_is_kept(path: Path) -> None:
     ledger.reserve_call("root", price, 10, 10).settle(Usage(10, 10))
     book = json.loads(path.read_text())
     assert (book["team"], book["limits"]["pages"], book["spent"]["pages"], book["spent"]["calls"]) == ("blue", 5, 1, 2)
+
+
+def test_the_clock_is_set(path: Path) -> None:
+    """A run under way goes by the time that has passed: no leap of the clock ends it, or gives it more."""
+    code = f"""
+import time
+true, leap = time.time, 0
+time.time = lambda: true() + leap  # a clock that somebody sets
+from pathlib import Path
+from rlm_nb.ledger import BudgetFile, Limits
+from tests.ledger.spender import price
+ledger = BudgetFile.create(Path({str(path)!r}), Limits(deadline=time.time() + 100))
+for leap in (0, 3600, -3600):
+    lease = ledger.reserve_call("root", price, 10, 10)
+    assert 50 < ledger.balance().seconds_left <= 100, ledger.balance()
+    assert lease.settle(None) > 0
+assert ledger.balance().calls == 3
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

@@ -100,6 +100,25 @@ def test_too_many_agents_are_one_too_many_where_they_are_asked_for(repository: P
     assert str(first.error).startswith("SandboxLimitError: limit reached: agents")
 
 
+def test_an_agent_that_never_started_takes_no_place(repository: Path, tmp_path: Path, clean_environment: Path) -> None:
+    """Where there is no folder for a sub-agent's kernel, its place is there for the next one."""
+    away = clean_environment.with_name(f"{clean_environment.name}-away")
+    ask = cell(
+        f"home, away = Path({str(clean_environment)!r}), Path({str(away)!r})",
+        "home.rename(away)",
+        "try: rlm_query('a')",
+        "except Exception as error: first = str(error)",
+        "finally: away.rename(home)",
+        "FINAL([first, rlm_query('b').answer])",
+    )
+    agents = {"root": [ask], "root.*": [cell("FINAL('fine')")]}
+    result = run(repository, tmp_path, agents, rlm={"max_sandboxes": 2})
+    first, second = result.root.answer.value
+    assert "No such file or directory" in first
+    assert second == "fine"
+    assert result.balance.sandboxes == 2
+
+
 def test_deeper_than_agents_may_nest(repository: Path, tmp_path: Path) -> None:
     """Who is at the deepest level has no function to ask with; who asks all the same has the error in his cell."""
     ask = cell("answer = 'so far'", "llm_query.__self__._call('rlm_query', tasks=['one more'], single=True)")
