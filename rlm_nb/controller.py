@@ -55,16 +55,14 @@ from rlm_nb.records import (
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
-from rlm_nb.workspace.worktree import Source, Worktree
+from rlm_nb.workspace.source import Source
+from rlm_nb.workspace.worktree import BRINGING_HOME, Worktree
 
 # As the documentation of `logging` has it for libraries: warnings are for who asks for them, not for stderr.
 logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
 
 FINISHING = 60.0
 """Seconds before the end of the time that an agent is granted its last turn; a tenth of the time if that is less."""
-
-BRINGING_HOME = 60.0
-"""Seconds that reading an agent's edits may take once the run was stopped or its time is up: they must not be lost."""
 
 VERSION = 1
 """Of the files run.json and result.json."""

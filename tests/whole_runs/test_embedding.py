@@ -18,6 +18,7 @@ from rlm_nb.errors import KernelError, RLMError, RunFolderError
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import AgentStarted, CellOutput, Event, Iterated
+from tests.conftest import Git
 from tests.whole_runs.conftest import cell, check_record, state_of, until
 
 TWO_TURNS = {
@@ -128,9 +129,10 @@ def test_iterations_as_they_come(repository: Path, config: rlm_nb.Config) -> Non
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["dropped", "held"])
-def test_left_half_way(repository: Path, config: rlm_nb.Config, held: bool) -> None:
-    """The run ends with the block, whoever still holds the generator; what there is stays, and says so."""
-    with rlm_nb.open_run("Count.", repository, config, model=ScriptedModel.of(TWO_TURNS)) as opened:
+def test_left_half_way(repository: Path, config: rlm_nb.Config, held: bool, git: Git) -> None:
+    """The run ends with the block, whoever still holds the generator; what there is stays, edits too, and says so."""
+    script = {"root": [cell("Path('README.md').write_text('edited')"), cell("FINAL(3)")]}
+    with rlm_nb.open_run("Count.", repository, config, model=ScriptedModel.of(script)) as opened:
         iterations = opened.iterations()
         next(iterations)
         if not held:
@@ -140,6 +142,7 @@ def test_left_half_way(repository: Path, config: rlm_nb.Config, held: bool) -> N
     assert state_of(opened.folder)["status"] == "partial"
     assert state_of(opened.folder)["stop_reason"] == "it was left before its end"
     assert len(read(opened.folder / "root.ipynb").iterations) == 1
+    assert git(opened.folder / "ctl.git", "show", "refs/rlm/root:README.md") == "edited"
 
 
 @pytest.mark.parametrize("turns", [0, 1])

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlm_nb.workspace.worktree import Source, Worktree, scratch
+from rlm_nb.workspace.scratch import scratch
+from rlm_nb.workspace.source import Source
+from rlm_nb.workspace.worktree import Worktree
 
 Opener = Callable[..., Source]
 CheckOut = Callable[..., Worktree]

@@ -12,7 +12,7 @@ import pytest
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
 from rlm_nb.errors import CancelledError, RunFolderError, SourceError
-from rlm_nb.workspace.worktree import Source
+from rlm_nb.workspace.source import Source
 from tests.workspace import witness
 
 

@@ -17,7 +17,7 @@ from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
 from rlm_nb.errors import CancelledError, GitError, SourceError
 from rlm_nb.workspace.scratch import remove_tree, scratch
-from rlm_nb.workspace.worktree import Source
+from rlm_nb.workspace.source import Source
 from tests.workspace import witness
 from tests.workspace.nobody import as_nobody
 
@@ -477,3 +477,17 @@ def test_a_fifo_in_the_runs_own_repository_holds_nobody_up(repository, open_sour
         check_out(source, "root.1")
     with pytest.raises(GitError, match="neither a file nor a folder"):
         tree.patch()
+
+
+def test_what_nobody_asked_for_is_kept(repository, git, open_source):
+    """An agent that is left in the middle, whatever it was that ended it, has its last state in its ref."""
+    source = open_source(repository)
+
+    def work(folder: Path) -> None:
+        with source.checkout("root", folder) as tree:
+            (tree.path / "README.md").write_text("edited\n")
+            raise KeyboardInterrupt
+
+    with scratch() as folder, pytest.raises(KeyboardInterrupt):
+        work(folder)
+    assert git(source.ctl, "show", "refs/rlm/root:README.md") == "edited\n"

@@ -1,0 +1,163 @@
+"""What a run works on: the user's state as a commit of the run's own repository, and worktrees that start from it.
+
+    run_folder/ctl.git     the controller's repository: the start, every snapshot; borrows the user's objects
+    folder/work            an agent's files; `.git` in it names the next
+    folder/git             the agent's own repository: commit, branch, stash work and reach nothing else
+
+The user's repository is only read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import WorkspaceSettings
+from rlm_nb.workspace import git, origin, repository
+from rlm_nb.workspace.scratch import remove_tree
+from rlm_nb.workspace.snapshot import Tree, tree_of
+from rlm_nb.workspace.worktree import Worktree, writing
+
+REMEMBERED = 8
+"""Commits whose contents are kept at hand."""
+
+
+class Source:
+    """What a run works on, held in the run's own repository. Open it with `Source.open`.
+
+    Args:
+        ctl: That repository.
+        start: The state in it that the run starts from.
+        settings: What is taken from a checkout or a worktree.
+    """
+
+    def __init__(self, ctl: Path, start: origin.Start, settings: WorkspaceSettings) -> None:
+        self.ctl = ctl
+        self._start, self._settings = start, settings
+        self._template = repository.Template.of(ctl)
+        self._lock = threading.Lock()
+        self._trees: dict[str, Tree] = {}
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        where: str,
+        run_folder: Path,
+        *,
+        branch: str | None = None,
+        commit: str | None = None,
+        runs_dir: Path | None = None,
+        settings: WorkspaceSettings | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Iterator[Source]:
+        """Make `run_folder/ctl.git` with the user's present state in it, or the branch or commit asked for.
+
+        Args:
+            where: A repository or any folder inside one, a bare repository, a folder without git, or a URL.
+            run_folder: The folder of this run; it exists.
+            branch: A branch or a tag to start from.
+            commit: A commit to start from.
+            runs_dir: Where runs are kept; those in it are no part of what is worked on.
+            settings: What is taken.
+            cancel: Ends the opening, transfers and the reading of files included.
+
+        Raises:
+            SourceError: There is nothing to start from, or it cannot be read.
+            RunFolderError: The run's folder cannot be written.
+            CancelledError: `cancel` was set.
+        """
+        ctl = run_folder.resolve() / "ctl.git"
+        settings = settings or WorkspaceSettings()
+        wish = origin.Wish(where, branch, commit, run_folder, runs_dir, settings)
+        with writing(ctl):
+            ctl.mkdir()
+            try:
+                source = cls(ctl, origin.start(wish, ctl, cancel), settings)
+            except BaseException:
+                remove_tree(ctl)
+                raise
+        yield source
+
+    @property
+    def base(self) -> str:
+        """The commit in `ctl.git` that holds the state that the run starts from."""
+        return self._start.base
+
+    @property
+    def head(self) -> str:
+        """The user's commit that it came from; empty when there was none."""
+        return self._start.head
+
+    @property
+    def origin(self) -> str:
+        """What the user named: an absolute path, or a URL without any login."""
+        return self._start.origin
+
+    @property
+    def subfolder(self) -> PurePosixPath:
+        """Where in the repository the user pointed; `.` for its top."""
+        return self._start.subfolder
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know about the start, in sentences."""
+        return self._start.notices
+
+    @contextmanager
+    def checkout(
+        self, agent: str, folder: Path, base: str | None = None, cancel: Cancellation | None = None
+    ) -> Iterator[Worktree]:
+        """Give an agent a worktree, `folder/work`, with a private repository behind it, `folder/git`.
+
+        May be called from many threads at once. The folder is the caller's to remove. However the block ends, the last
+        state of the files is kept: if nobody asked for the patch, it is read at the end.
+
+        Args:
+            agent: Whose it is.
+            folder: An empty folder that only its owner can enter.
+            base: The commit in `ctl.git` to start from; the run's own start when there is none.
+            cancel: Ends the writing of the files.
+
+        Raises:
+            GitError: Git could not write it: the disk is full, a partial clone lacks a file, or somebody has tampered
+                with `ctl.git`.
+            RunFolderError: The folder cannot be written.
+            CancelledError: `cancel` was set.
+        """
+        base = base or self.base
+        with writing(folder):
+            tree = self._check_out(folder / "work", folder / "git", base, cancel)
+            worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start, self._settings)
+        try:
+            yield worktree
+        finally:
+            worktree.close()
+
+    def _check_out(self, work: Path, private: Path, base: str, cancel: Cancellation | None) -> Tree:
+        repository.check(self.ctl)
+        tree = self._tree(base, cancel)
+        work.mkdir(mode=0o700)
+        repository.make_private(private, work, self._template, base)
+        absent = self._start.absent & tree.keys()
+        # The index is the agent's from here on: we never look into it again.
+        ours = git.controlled(self.ctl, work_tree=work, index=private / "index", cancel=cancel)
+        if not absent:
+            ours.run("read-tree", "--reset", "-u", base)
+            return tree
+        ours.run("read-tree", base)
+        ours.run("update-index", "--skip-worktree", "-z", "--stdin", stdin=b"\0".join(absent))
+        ours.run("checkout-index", "--quiet", "--all", "--index")
+        return tree
+
+    def _tree(self, base: str, cancel: Cancellation | None) -> Tree:
+        """What a commit holds; read once for all the sub-agents of a batch, which start from the same one."""
+        with self._lock:
+            if base not in self._trees:
+                self._trees[base] = tree_of(git.controlled(self.ctl, cancel=cancel), base)
+                while len(self._trees) > REMEMBERED:
+                    del self._trees[next(iter(self._trees))]
+            return self._trees[base]
