@@ -82,6 +82,7 @@ class KernelClient:
         Raises:
             KernelDiedError: The kernel is gone and may not be restarted any more.
         """
+        code = valid(code)  # a source cannot hold these characters either; in a literal, their escapes mean the same
         events = self._revive(cancel)
         assert self._session is not None
         self._count += 1

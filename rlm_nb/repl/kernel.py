@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
@@ -12,11 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import zmq
 from ipykernel import ipkernel
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import json_packer
 from traitlets.config import Config
 
 from rlm_nb.bridge.client import VARIABLE
@@ -92,6 +96,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
                 IPKernelApp={"outstream_class": f"{Stream.__module__}.{Stream.__name__}"},
                 # ipykernel sleeps before each reply, for clients that do not wait for a cell's `idle`. Ours does.
                 Kernel={"_execute_sleep": 0.0},
+                Session={"packer": f"{pack.__module__}.{pack.__name__}"},
             )
         )
 
@@ -109,6 +114,11 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
             self.exit("usage: python -m rlm_nb.repl.kernel -f CONNECTION_FILE")
         self.connection_file = arguments[1]
 
+    def init_iopub(self, context: Any) -> None:
+        """Let outputs wait for a slow reader, in this process's own memory: beyond 1,000 ZeroMQ would drop them."""
+        context.setsockopt(zmq.SNDHWM, 0)
+        super().init_iopub(context)
+
     def init_heartbeat(self) -> None:
         """Only where somebody may listen to it: three threads that no kernel of a controller needs."""
         if VARIABLE not in os.environ:
@@ -121,6 +131,17 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
             os.environ.pop(name, None)
         os.environ["TERM"] = "dumb"
         extension.load(self.shell)
+
+
+def pack(value: Any) -> bytes:
+    """A part of a message as JSON, whatever text is in it: jupyter_client's own form cannot hold lone surrogates."""
+    try:
+        return json.dumps(value, default=json_default, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, default=json_default, allow_nan=False).encode()  # as their escapes
+    except (TypeError, ValueError):
+        packed: bytes = json_packer(value)  # which has a way with values that are not quite JSON
+        return packed
 
 
 FIRST = (

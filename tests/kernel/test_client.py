@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -55,13 +56,31 @@ def test_rich_outputs_are_kept(bench: Bench) -> None:
     assert [output["data"]["text/plain"] for output in outputs[2:]] == ["'second'"]
 
 
-@pytest.mark.parametrize("code", ["print('\\ud800 \\x00')", "'\\ud800'", "raise ValueError('\\ud800\\x00')"])
-def test_text_that_utf8_cannot_hold(bench: Bench, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        (r"print('\ud800 \x00')", r"\ud800 \u0000"),
+        (r"print('\udcff')", r"\udcff"),
+        (r"'\ud800'", r"'\ud800'"),
+        (r"raise ValueError('\ud800\x00')", r"ValueError: \ud800\u0000"),
+        ("print('\ud800', len('\ud800'))", r"\ud800"),
+    ],
+)
+def test_text_that_utf8_cannot_hold(bench: Bench, code: str, shown: str) -> None:
     """Lone surrogates and NULs arrive as visible text, in a notebook that is valid."""
     result = bench.run(code)
-    notebook = new_notebook(cells=[new_code_cell(code, outputs=[nbformat.from_dict(o) for o in result.outputs])])
+    assert result.status == ("error" if "raise" in code else "ok")
+    notebook = new_notebook(cells=[new_code_cell(outputs=[nbformat.from_dict(o) for o in result.outputs])])
     nbformat.validate(notebook)
-    assert "ud800" in nbformat.writes(notebook).encode("utf-8").decode()
+    assert json.dumps(shown)[1:-1] in nbformat.writes(notebook).encode("utf-8").decode()
+    assert len(result.outputs) == 1
+
+
+def test_a_flood_of_small_messages(bench: Bench) -> None:
+    """None is lost, however fast they come: the last state of a display is what the cell left."""
+    code = "h = display(0, display_id=True)\nfor i in range(5_001): h.update(i)"
+    result = bench.run(code)
+    assert [output["data"]["text/plain"] for output in result.outputs] == ["5000"]
 
 
 def test_bytes_that_are_no_text(bench: Bench) -> None:
