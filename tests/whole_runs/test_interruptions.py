@@ -72,7 +72,8 @@ def test_while_the_last_edits_are_read(shell: Shell, repository: Path, git: Git)
     script = shell.script({"root": [cell("Path('README.md').write_text('edited')", large, "FINAL('done')")]})
     settings = shell.settings(workspace={"max_file_size": 1 << 40})
     with shell.start(repository, "--model", script, "-c", settings) as going:
-        until(lambda: list(shell.here.glob("runs/*/ctl.git/refs/rlm/root")))
+        until(lambda: list(shell.here.glob("runs/*/ctl.git/refs/rlm/root")) or going.process.poll() is not None)
+        assert going.process.poll() is None, going.err
         going.press()
         until(lambda: "Ending the run" in going.err)
         time.sleep(1)
