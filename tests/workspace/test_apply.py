@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlm_nb.workspace.apply import instruction
-from rlm_nb.workspace.worktree import Source
+from rlm_nb.workspace.source import Source
 from tests.conftest import Git
 
 
