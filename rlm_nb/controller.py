@@ -228,7 +228,8 @@ class Run:
     def __enter__(self) -> Self:
         self.write_state()
         # At once: whoever does not wait for the end of a run that he stopped finds that he stopped it.
-        self._stack.enter_context(self.cancel.calling(lambda: self._write_stopped(CancelledError(self.cancel.reason))))
+        stop = self.cancel.calling(lambda: self._write_stopped(CancelledError(self.cancel.reason), ended=False))
+        self._stack.enter_context(stop)
         return self
 
     def __exit__(
@@ -240,9 +241,9 @@ class Run:
         if self._result is None:
             self._write_stopped(error or CancelledError("it was left before its end"))
 
-    def _write_stopped(self, error: BaseException) -> None:
+    def _write_stopped(self, error: BaseException, *, ended: bool = True) -> None:
         with suppress(RLMError):  # what keeps the file from being written is on its way up already
-            self.write_state(error=error)
+            self.write_state(error=error, ended=ended)
 
     @property
     def result(self) -> RunResult:
@@ -338,12 +339,15 @@ class Run:
         above(AgentEnded(task.agent, result))
         return result
 
-    def write_state(self, root: AgentResult | None = None, error: BaseException | None = None) -> None:
+    def write_state(
+        self, root: AgentResult | None = None, error: BaseException | None = None, *, ended: bool = True
+    ) -> None:
         """run.json, and at the end result.json: what other programs read.
 
         Args:
             root: The root's result, once there is one.
             error: What broke the run off, so that there will be none.
+            ended: Whether everything of it has ended by now.
         """
         state = {
             "version": VERSION,
@@ -364,7 +368,7 @@ class Run:
             write_json(self.folder / "result.json", result)
         elif error is not None:
             stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
-            state |= {"status": "partial" if stopped else "error", "ended": time.time()}
+            state |= {"status": "partial" if stopped else "error", **({"ended": time.time()} if ended else {})}
             state |= {"stop_reason": str(error) or type(error).__name__}
             state |= {"total_cost": self.ledger.balance().spent_cost / 1e6}
         write_json(self.folder / "run.json", state)

@@ -96,7 +96,7 @@ def goes_on(folder: Path) -> bool:
     path = folder / "run.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        if state["status"] != "running":
+        if state["status"] == "completed" or "ended" in state:
             return False
         if state.get("pid_world") != world():
             return True  # in another container, or written by an earlier version: who knows
@@ -139,7 +139,9 @@ def write(path: Path, text: str) -> None:
     """Beside, then in its place: whoever reads finds the old file or the new one. Raises `RunFolderError`."""
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_bytes(text.encode("utf-8", "surrogateescape"))
+        beside.unlink(missing_ok=True)  # whatever stands there: opening a pipe would wait for its reader
+        with beside.open("xb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
         beside.replace(path)
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error

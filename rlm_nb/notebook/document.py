@@ -119,7 +119,9 @@ class Document:
             try:
                 # Without fsync: a killed process takes nothing back that it has handed to the system, and what a
                 # power cut may cost is not worth waiting for a disk in every iteration.
-                self._beside.write_bytes(text)
+                self._beside.unlink(missing_ok=True)  # whatever stands there: opening a pipe would wait for its reader
+                with self._beside.open("xb") as file:
+                    file.write(text)
                 self._beside.replace(self.path)
             except OSError as error:
                 with self._lock:

@@ -126,12 +126,22 @@ def test_a_run_that_goes_on_stays(shell: Shell, rlm_nb: Command, repository: Pat
         ({"status": "running", "pid": os.getpid()}, 1),
         ({"status": "running", "pid": os.getpid(), "pid_started": 1.0, "pid_world": "elsewhere"}, 1),
         ({"status": "running", "pid": os.getpid(), "pid_started": 1.0, "pid_world": world()}, 0),
-        ({"status": "partial"}, 0),
+        ({"status": "partial", "ended": 1.0}, 0),
+        ({"status": "partial", "pid": os.getpid(), "pid_started": 1.0, "pid_world": "elsewhere"}, 1),
         ({"name": "somebody's notebook"}, 1),
         (["no record"], 1),
         (None, 1),
     ],
-    ids=["earlier version", "another container", "number used again", "ended", "something else", "a list", "no file"],
+    ids=[
+        "earlier version",
+        "another container",
+        "number used again",
+        "ended",
+        "stopped",
+        "something else",
+        "a list",
+        "no file",
+    ],
 )
 def test_when_a_folder_may_go(rlm_nb: Command, tmp_path: Path, state: object, code: int) -> None:
     """In doubt it stays; a folder that has a notebook called root but is no run is never touched."""

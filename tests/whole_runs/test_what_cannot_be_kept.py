@@ -23,7 +23,7 @@ def in_the_run(shell: Shell, *lines: str) -> str:
     [
         ("(run / '.root.ipynb.part').mkdir()", "root.ipynb: cannot be saved"),
         ("(run / '.run.json.new').mkdir()", "run.json: cannot be written"),
-        ("(run / '.result.json.new').mkdir()", "result.json: cannot be written"),
+        ("(run / '.result.json.new').mkdir(); os.mkfifo(run / '.run.json.new')", "result.json: cannot be written"),
         ("Path('new').touch(); (run / '.changes.patch.new').mkdir()", "changes.patch: cannot be written"),
         ("(run / 'budget.json').unlink()", "there is no budget file"),
         ("import shutil; Path('new').touch(); shutil.rmtree(run / 'ctl.git')", "the edits could not be read"),
