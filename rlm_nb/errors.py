@@ -6,6 +6,9 @@ RLMError
 ├── RunFolderError              the folder of a run cannot be written or read
 ├── GitError                    git refused; carries what it said
 ├── NotebookError               a notebook is not the record of a run
+├── ContextError                a context cannot be read, or not be searched in this way
+│   └── SearchTimeoutError      a pattern takes too long
+├── SubcallError                a model's answer to a subcall is none (also a ValueError)
 ├── ModelError                  the model gave no reply; carries what it charged
 │   ├── MissingKeyError         no key is set
 │   ├── RefusedKeyError         the service does not accept the key
@@ -61,6 +64,23 @@ class GitError(RLMError):
 
 class NotebookError(RLMError):
     """A notebook is missing, damaged, or not the record of a run."""
+
+
+class ContextError(RLMError):
+    """A context cannot be read, has changed under its reader, or cannot be searched in this way."""
+
+
+class SearchTimeoutError(ContextError):
+    """A pattern takes too long; most often two of its repetitions can share the same text in many ways."""
+
+    def __init__(self, pattern: str, seconds: float) -> None:
+        super().__init__(
+            f"the pattern {pattern!r} takes longer than {seconds:g} s: make it simpler, or the limit longer"
+        )
+
+
+class SubcallError(RLMError, ValueError):
+    """What a model answered to a subcall is not what was asked for, and there is no default."""
 
 
 class ModelError(RLMError):

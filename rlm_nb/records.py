@@ -135,6 +135,27 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Access:
+    """A part of a context that was looked at.
+
+    Args:
+        operation: `head`, `tail`, `slice`, `match` or `chunk`; or `search`, for a search itself, which has no text.
+        source: The context: its file, or what else it is called.
+        start: The offset of the first character.
+        length: Characters.
+        sha256: Of the text in UTF-8, in hexadecimal; empty for a search.
+        detail: What was searched for.
+    """
+
+    operation: str
+    source: str
+    start: int
+    length: int
+    sha256: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class BridgeCall:
     """One call that a cell made through the bridge, with what it was given: what a replay says again.
 
