@@ -30,8 +30,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from rlm_nb.errors import ConfigError
 
 PREFIX = "RLM_"
-SHORT = {"RLM_MODEL": ("model", "name"), "RLM_MAX_COST": ("budget", "max_cost"), "RLM_RUNS_DIR": ("runs", "dir")}
-"""Variables that people expect under a shorter name than their section gives them."""
+SHORT = {
+    "RLM_MODEL": [("model", "name")],
+    "RLM_MAX_COST": [("budget", "max_cost"), ("tasks", "max_cost")],
+    "RLM_MAX_RUNTIME": [("tasks", "max_runtime")],
+    "RLM_RUNS_DIR": [("runs", "dir")],
+}
+"""Variables that people expect under a shorter name than their section gives them, and what each of them sets."""
 
 KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 """The secrets that we know by name: read by the controller, never handed to a kernel, never written down."""
@@ -165,6 +170,14 @@ class WorkspaceSettings(Section):
         return include
 
 
+class TasksSettings(Section):
+    """What one bounded task may take."""
+
+    max_cost: float = Field(0.50, gt=0)
+    max_tokens_per_subcall: int = Field(4000, gt=0)
+    max_runtime: float = Field(60, gt=0)
+
+
 class RunsSettings(Section):
     """Where runs are recorded."""
 
@@ -181,6 +194,7 @@ class Config(BaseSettings):
     budget: BudgetSettings = BudgetSettings()
     kernel: KernelSettings = KernelSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
+    tasks: TasksSettings = TasksSettings()
     runs: RunsSettings = RunsSettings()
 
     @classmethod
@@ -334,7 +348,7 @@ def _dotenv() -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _variables() -> dict[str, tuple[str, str]]:
+def _variables() -> dict[str, list[tuple[str, str]]]:
     """Each variable that sets something, and what it sets: `RLM_MAX_DEPTH`, `RLM_MODEL_NAME`, …."""
     known = dict(SHORT)
     for section, field in Config.model_fields.items():
@@ -342,7 +356,7 @@ def _variables() -> dict[str, tuple[str, str]]:
         assert issubclass(field.annotation, BaseModel)
         for name in field.annotation.model_fields:
             middle = "" if section == "rlm" else f"{section}_"
-            known[f"{PREFIX}{middle}{name}".upper()] = (section, name)
+            known[f"{PREFIX}{middle}{name}".upper()] = [(section, name)]
     return known
 
 
@@ -356,8 +370,8 @@ def _from_variables(environment: Mapping[str, str], label: str) -> dict[str, Any
             # What all of them begin with would make any two alike.
             near = _hint(variable.removeprefix(PREFIX), {name.removeprefix(PREFIX): name for name in known})
             raise ConfigError(f"{label}: {variable} is not a setting{near}")
-        section, name = known[variable]
-        found.setdefault(section, {})[name] = _value(section, name, text)
+        for section, name in known[variable]:
+            found.setdefault(section, {})[name] = _value(section, name, text)
     return found
 
 

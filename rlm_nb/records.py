@@ -156,6 +156,37 @@ class Access:
 
 
 @dataclass(frozen=True)
+class Subcall:
+    """One question about one chunk, as a task asked it.
+
+    Args:
+        number: From 1, in the order in which they were answered.
+        kind: `text`, `json`, `bool` or `choice`: what kind of answer was wanted.
+        prompt: The question as the model got it.
+        chunk: The text that it is about.
+        basis: Where the chunk is from; its `source` is empty when no `context_*` function gave it.
+        reply: What the model said; empty when it did not.
+        error: What went wrong, or `None`.
+        same_as: The number of the subcall whose answer was given again; `None` when the model was asked.
+        usage, cost: What it took; cost in micro-dollars.
+        started, ended: Seconds since the epoch.
+    """
+
+    number: int
+    kind: str
+    prompt: str
+    chunk: str
+    basis: Access
+    reply: str = ""
+    error: str | None = None
+    same_as: int | None = None
+    usage: Usage = Usage()
+    cost: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(frozen=True)
 class BridgeCall:
     """One call that a cell made through the bridge, with what it was given: what a replay says again.
 

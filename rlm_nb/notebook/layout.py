@@ -42,14 +42,14 @@ def head(head: Head) -> Node:
     parts = [f"# Agent {escaped(head.task.agent)}", _standing(head)]
     if head.parent:
         parts.append(f"Started by [{escaped(head.parent.partition('.ipynb')[0])}]({_target(head.parent)})")
-    parts += ["**Task**", _fenced(head.task.prompt)]
+    parts += ["**Task**", fenced(head.task.prompt)]
     if head.subagents:
         parts += ["**Sub-agents**", "\n".join(_branch(head.subagents, 0))]
     if head.notices:
         parts += ["**Notes**", "\n".join(f"- {escaped(_line(notice))}" for notice in head.notices)]
     if head.about:
-        parts += ["**About**", _table(head.about)]
-    return _markdown(HEAD, parts, ["rlm-head"], {})
+        parts += ["**About**", table(head.about)]
+    return markdown(HEAD, parts, ["rlm-head"], {})
 
 
 def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: bool, model: str = "") -> Node:
@@ -65,11 +65,11 @@ def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: 
     # Ours comes first: whatever the model left open (a fence, a comment) swallows nothing but its own text.
     parts = [f"## Iteration {iteration.number}", _price(iteration, model)]
     if iteration.note:
-        parts.append(_quoted(iteration.note))
+        parts.append(quoted(iteration.note))
     for index, cell in enumerate(iteration.cells, 1):
         parts += _happened(index, cell, folder)
     parts.append(printable(prose(iteration.reply.text, code)))
-    return _markdown(think_id(iteration.number), parts, ["rlm-think"], write_iteration(iteration, complete=complete))
+    return markdown(think_id(iteration.number), parts, ["rlm-think"], write_iteration(iteration, complete=complete))
 
 
 def waiting(number: int, index: int, code: str, status: str, outputs: Iterable[Output] = ()) -> Node:
@@ -100,12 +100,12 @@ def final(outcome: Outcome, patch: Patch) -> Node:
     if patch.files:
         shown = ", ".join(escaped(_line(file)) for file in patch.files[:20])
         parts.append(f"**Changed:** {shown}" + (f" and {len(patch.files) - 20} more" if len(patch.files) > 20 else ""))
-    parts += [_quoted(note) for note in patch.notes]
+    parts += [quoted(note) for note in patch.notes]
     answer = outcome.answer
     if outcome.source == "none" and outcome.stop_reason:
-        return _markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})  # its text would say the same again
-    parts.append(_cut(printable(answer.text)) if isinstance(answer.value, str) else _fenced(answer.text))
-    return _markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})
+        return markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})  # its text would say the same again
+    parts.append(_cut(printable(answer.text)) if isinstance(answer.value, str) else fenced(answer.text))
+    return markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})
 
 
 def prose(text: str, code: Sequence[str]) -> str:
@@ -157,7 +157,7 @@ def _tokens(usage: Usage) -> list[str]:
 
 def _happened(index: int, cell: CellResult, folder: Path) -> list[str]:
     """What a cell's own outputs do not say."""
-    said = [_quoted(f"Cell {index}: {event}") for event in cell.events]
+    said = [quoted(f"Cell {index}: {event}") for event in cell.events]
     if cell.overflow:
         target = relative(cell.overflow, folder)
         said.append(f"> Cell {index}: its whole output is in [{escaped(_line(target))}]({_target(target)})")
@@ -173,7 +173,8 @@ def _branch(children: Iterable[Child], level: int) -> list[str]:
     return lines
 
 
-def _table(about: Mapping[str, Any]) -> str:
+def table(about: Mapping[str, Any]) -> str:
+    """Names and values side by side."""
     rows = ["| | |", "|---|---|"]
     for name, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -187,7 +188,7 @@ def _target(path: str) -> str:
     return quote(before, errors="surrogateescape") + mark + cell
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """A block that shows `text` as it is, whatever fences it has of its own."""
     text = _cut(printable(text))
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
@@ -202,11 +203,13 @@ def _line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A block quote that shows `text` as it is."""
     return "\n".join(f"> {escaped(line)}" for line in printable(text).splitlines())
 
 
-def _markdown(name: str, parts: Iterable[str], tags: list[str], rlm: dict[str, Any]) -> Node:
+def markdown(name: str, parts: Iterable[str], tags: list[str], rlm: dict[str, Any]) -> Node:
+    """A cell of prose; empty parts are left out."""
     return {
         "cell_type": "markdown",
         "id": name,

@@ -132,6 +132,11 @@ def write_notebook(head: Head) -> dict[str, Any]:
         "started": head.started,
         "ended": head.ended,
     }
+    return {**front_end(), "rlm": rlm}
+
+
+def front_end() -> dict[str, Any]:
+    """What JupyterLab and its kin want to know of a notebook."""
     # The kernel that ran the cells can only be started by a controller, which gives it a worktree and a bridge. Named
     # here is the one that every Jupyter has, so that opening a record asks nobody to choose a kernel. Both entries are
     # as ipykernel gives them: a front end that compares them with its kernel's finds nothing to change.
@@ -146,7 +151,6 @@ def write_notebook(head: Head) -> dict[str, Any]:
             "nbconvert_exporter": "python",
             "file_extension": ".py",
         },
-        "rlm": rlm,
     }
 
 

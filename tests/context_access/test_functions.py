@@ -65,7 +65,7 @@ def test_both_ends(text: Text) -> None:
 
 
 def test_slices_that_are_out_of_range(text: Text) -> None:
-    """Negative offsets count as the beginning, those beyond the end as the end, and the wrong way round is exchanged."""
+    """Offsets before the beginning or beyond the end are drawn in; those the wrong way round are exchanged."""
     everywhere = range(-3, len(TEXT) + 4)
     for start in everywhere:
         for end in everywhere:

@@ -152,7 +152,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     keep = os.open(tmp_path / "pipe", os.O_RDWR)  # so that opening it does not wait
     try:
         for name in ("missing", ".", "pipe"):
-            with pytest.raises(ContextError, match="the context cannot be (read|mapped)"):
+            with pytest.raises(ContextError, match=r"the context cannot be (read|mapped)"):
                 Context.open(tmp_path / name)
     finally:
         os.close(keep)

@@ -1,0 +1,251 @@
+"""Assembles what a bounded task needs, and runs it: the model that is asked, the ledger that pays, the notebook.
+
+This is to `rlm_nb.tasks` what `controller.py` is to agents: tasks know the parts only through `protocols.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import queue
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import SecretStr
+from pydantic_core import to_jsonable_python
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import Config, load, secrets
+from rlm_nb.context_access import Context, Text
+from rlm_nb.errors import RecursionDepthError, RunFolderError
+from rlm_nb.ledger import BudgetFile, Limits
+from rlm_nb.models import get_model
+from rlm_nb.models.metered import MeteredModel, price_for
+from rlm_nb.notebook.task_record import TaskRecord
+from rlm_nb.protocols import Model
+from rlm_nb.records import Access, Subcall
+from rlm_nb.run_folder import run_folder, write_json
+from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
+from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
+from rlm_nb.workspace.scratch import scratch
+
+Hear = Callable[[Told], None]
+"""Whoever follows a task: told of each access and each subcall, in the thread that called `run_task`."""
+
+
+class TaskResult(dict[str, Any]):
+    """How a task ended: a dict of plain values, and beside it, as attributes, what is no part of the answer.
+
+    The dict has `status` (`completed`, `partial` or `error`), `result`, `error` (one sentence, unless it is completed)
+    and `budget_summary`: `total_cost_usd`, `cost_budget_usd`, `cost_remaining_usd`, `total_calls`, `elapsed_seconds`.
+
+    Attributes:
+        subcalls: Every question and its answer; `subcall.basis` is where its chunk is from.
+        folder: Where the run is recorded: `task.ipynb`, `audit.jsonl`, `result.json`; `None` when it is not.
+        raised: What the task raised, when that was no limit.
+    """
+
+    subcalls: tuple[Subcall, ...] = ()
+    folder: Path | None = None
+    raised: BaseException | None = None
+
+    @property
+    def chunks(self) -> tuple[Access, ...]:
+        """The pieces of the context that the result rests on, each once, in the order of the questions about them."""
+        return tuple(dict.fromkeys(call.basis for call in self.subcalls if call.error is None))
+
+
+def run_task(
+    function: TaskFunction,
+    context: Text | Path,
+    config: GuardConfig | None = None,
+    *,
+    settings: Config | None = None,
+    keys: Mapping[str, SecretStr] | None = None,
+    model: Model | None = None,
+    listen: Hear | None = None,
+    cancel: Cancellation | None = None,
+    record: bool = True,
+) -> TaskResult:
+    """Run a task under its guards; returns within a second or so after its time is up, whatever it does.
+
+    Args:
+        function: Takes the context and returns the result. A generator's values are findings, and its result unless it
+            returns one; an `async` function is run to its end.
+        context: A string, a `Context`, or a file to open as one.
+        config: The limits; without it, those of the settings.
+        settings: Everything else; without it, what `load_config()` gives.
+        keys: The keys of the model's provider; without it, what `secrets()` gives.
+        model: Answers instead of the one that is named.
+        listen: Told of every access and every subcall.
+        cancel: Stops the task when it is set; it is `partial` then.
+        record: Whether a folder with a notebook is made for it in `runs.dir`.
+
+    Raises:
+        RLMError: What kept it from starting. Whatever happens later is in the result.
+    """
+    if inside():
+        raise RecursionDepthError("depth of tasks", 1, 1)
+    settings = settings or load()
+    config = config or GuardConfig.of(settings)
+    if config.model and config.model != settings.model.name:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"name": config.model})})
+    model = model or get_model(settings, secrets() if keys is None else keys)
+    price = price_for(model, settings.budget)
+    with ExitStack() as stack:
+        if isinstance(context, Path):
+            context = stack.enter_context(Context.open(context))
+        folder = stack.enter_context(run_folder(settings, keep=lambda: True) if record else scratch())
+        limits = Limits(cost=round(config.max_cost * 1e6), deadline=time.time() + config.max_runtime_seconds)
+        ledger = BudgetFile.create(folder / "budget.json", limits)
+        metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall)
+        heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        guards = Guards(config, metered, heard.put, {id(context): "context"}, settings.rlm.max_parallel)
+        stack.enter_context(_linked(cancel, guards.cancel))
+        subcalls: list[Subcall] = []
+        audit = None
+        if record:
+            audit = stack.enter_context(_recorded(folder, function, _about(function, context, config, model)))
+
+        def hear(told: Told) -> None:
+            if isinstance(told, Subcall):
+                subcalls.append(told)
+            if audit is not None:
+                audit.add(told)
+            if listen is not None:
+                listen(told)
+
+        ended = execute(function, context, guards, heard, hear)
+        result = _result(ended, config, metered, guards.elapsed())
+        if audit is not None:
+            plain = _plain(result)
+            audit.finish(plain)
+            write_json(folder / "result.json", plain)
+    result.subcalls, result.raised = tuple(subcalls), ended.raised
+    result.folder = folder if record else None
+    return result
+
+
+class TaskBuilder:
+    """The same as `run_task`, limit by limit: `TaskBuilder(task).with_cost_budget(0.25).run(text)`.
+
+    Args:
+        function: The task.
+    """
+
+    def __init__(self, function: TaskFunction) -> None:
+        self._function = function
+        self._limits: dict[str, Any] = {}
+
+    def with_cost_budget(self, max_cost: float) -> Self:
+        """At most so many US dollars."""
+        return self._with(max_cost=max_cost)
+
+    def with_runtime_limit(self, seconds: float) -> Self:
+        """At most so many seconds."""
+        return self._with(max_runtime_seconds=seconds)
+
+    def with_token_limit(self, max_tokens: int) -> Self:
+        """At most so many tokens a subcall."""
+        return self._with(max_tokens_per_subcall=max_tokens)
+
+    def with_model(self, model: str) -> Self:
+        """The model of this name."""
+        return self._with(model=model)
+
+    def run(self, context: Text | Path, **options: Any) -> TaskResult:
+        """Run the task; the options, the result and what is raised are those of `run_task`."""
+        settings = options.pop("settings", None) or load()
+        return run_task(
+            self._function, context, replace(GuardConfig.of(settings), **self._limits), settings=settings, **options
+        )
+
+    def _with(self, **limit: Any) -> Self:
+        self._limits |= limit
+        return self
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """A result as JSON; what has no form there as its text."""
+    return json.dumps(_plain(result), indent=2, ensure_ascii=False)
+
+
+def _plain(result: Mapping[str, Any]) -> Any:
+    return to_jsonable_python(dict(result), fallback=str, inf_nan_mode="strings", serialize_unknown=True)
+
+
+def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: float) -> TaskResult:
+    budget = round(config.max_cost * 1e6)
+    result = TaskResult(status=ended.status, result=ended.result)
+    if ended.error is not None:
+        result["error"] = ended.error
+    result["budget_summary"] = {
+        "total_cost_usd": metered.cost / 1e6,
+        "cost_budget_usd": config.max_cost,
+        "cost_remaining_usd": max(0, budget - metered.cost) / 1e6,
+        "total_calls": metered.calls,
+        "elapsed_seconds": round(elapsed, 2),
+    }
+    return result
+
+
+def _about(function: TaskFunction, context: Text, config: GuardConfig, model: Model) -> dict[str, Any]:
+    about = {
+        "function": f"{getattr(function, '__module__', '')}:{_name(function)}",
+        "context": context.source if isinstance(context, Context) else f"a string of {len(context):,} characters",
+        "model": model.name,
+    }
+    limits = asdict(config)
+    del limits["model"]
+    return {**about, **limits}
+
+
+def _name(function: TaskFunction) -> str:
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _code(function: TaskFunction) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function)).rstrip()
+    except (OSError, TypeError):
+        return ""  # it was typed at a prompt, or is no plain function
+
+
+@contextmanager
+def _linked(above: Cancellation | None, below: Cancellation) -> Iterator[None]:
+    """While the block runs, what stops `above` stops `below`."""
+    if above is None:
+        yield
+        return
+    with above.calling(lambda: below.cancel(above.reason)):
+        yield
+
+
+class _Audit:
+    """Writes down what a task tells: as lines of JSON, and as a notebook."""
+
+    def __init__(self, folder: Path, record: TaskRecord) -> None:
+        self._record = record
+        self._path = folder / "audit.jsonl"
+        self.finish = record.finish
+
+    def add(self, told: Told) -> None:
+        kind = "access" if isinstance(told, Access) else "subcall"
+        line = json.dumps({"time": time.time(), kind: asdict(told)}, ensure_ascii=False)
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            raise RunFolderError(f"{self._path}: cannot be written: {error.strerror}") from error
+        self._record.add(told)
+
+
+@contextmanager
+def _recorded(folder: Path, function: TaskFunction, about: Mapping[str, Any]) -> Iterator[_Audit]:
+    with TaskRecord.open(folder / "task.ipynb", name=_name(function), code=_code(function), about=about) as record:
+        yield _Audit(folder, record)

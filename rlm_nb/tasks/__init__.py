@@ -1,0 +1,83 @@
+"""Tasks in Python that narrow a long text down and ask a model about bounded pieces of it, under limits that halt.
+
+    from rlm_nb.tasks import context_search, context_around_match, run_task, semantic_subcall
+
+    def causes(context):
+        matches = context_search(context, r"error|exception", max_hits=5)
+        return [semantic_subcall("What is the cause?", context_around_match(context, match)) for match in matches]
+
+    result = run_task(causes, text)
+
+A task knows models and ledgers only through `protocols.py`. `run_task` and `TaskBuilder`, which put them together, are
+at home in `rlm_nb/task_run.py`, beside the controller; from here they can be reached by name, and this package imports
+nothing of them before somebody does so.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rlm_nb.context_access import (
+    Context,
+    SearchMatch,
+    context_around_match,
+    context_chunks,
+    context_head,
+    context_search,
+    context_slice,
+    context_tail,
+)
+from rlm_nb.errors import (
+    BudgetExceededError,
+    CostLimitError,
+    RecursionDepthError,
+    RuntimeLimitError,
+    SubcallError,
+    TokenLimitError,
+)
+from rlm_nb.tasks.guards import GuardConfig
+from rlm_nb.tasks.runtime import partial
+from rlm_nb.tasks.subcalls import (
+    semantic_subcall,
+    semantic_subcall_batched,
+    semantic_subcall_bool,
+    semantic_subcall_choice,
+    semantic_subcall_json,
+)
+
+if TYPE_CHECKING:
+    from rlm_nb.task_run import TaskBuilder, TaskResult, run_task
+
+__all__ = [
+    "BudgetExceededError",
+    "Context",
+    "CostLimitError",
+    "GuardConfig",
+    "RecursionDepthError",
+    "RuntimeLimitError",
+    "SearchMatch",
+    "SubcallError",
+    "TaskBuilder",
+    "TaskResult",
+    "TokenLimitError",
+    "context_around_match",
+    "context_chunks",
+    "context_head",
+    "context_search",
+    "context_slice",
+    "context_tail",
+    "partial",
+    "run_task",
+    "semantic_subcall",
+    "semantic_subcall_batched",
+    "semantic_subcall_bool",
+    "semantic_subcall_choice",
+    "semantic_subcall_json",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("TaskBuilder", "TaskResult", "run_task"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("rlm_nb.task_run"), name)

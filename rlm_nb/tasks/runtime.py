@@ -1,0 +1,253 @@
+"""Runs a task to its end, or to the end of its time, and keeps what it has found.
+
+A task runs in a thread of its own while the caller's thread waits. When the time is up, the subcalls under way are
+stopped, and `RuntimeLimitError` is raised wherever the task is, again and again for as long as it goes on: that ends
+loops in pure Python. A loop that catches everything is ended, from Python 3.12 on, by refusing each of its lines;
+before, it may go on in the background. What is no Python (a long sleep, a C function) hears of its end when it returns. The
+caller waits for none of them. Only C code that never lets other threads run could keep it waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ctypes
+import inspect
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any, TypeVar
+
+from rlm_nb import context_access
+from rlm_nb.context_access import Text
+from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
+from rlm_nb.records import Status
+from rlm_nb.tasks.guards import Guards, Told, current
+
+T = TypeVar("T")
+
+GRACE = 1.0
+"""Seconds after the end of its time that a task may take to notice, before its caller goes on without it."""
+
+TICK = 0.005
+"""Seconds between two attempts to end a task."""
+
+STUBBORN = 20
+"""Attempts after which a task is taken for one that catches everything."""
+
+BURST = 0.2
+"""Seconds for which no line of such a task is let run."""
+
+TaskFunction = Callable[[Any], Any]
+"""A task: a function of a context. It may be a generator, whose values are findings, or asynchronous."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended.
+
+    Args:
+        status: `completed`; `partial` when a limit, or somebody, stopped it; `error` when it raised.
+        result: What it returned; else its findings so far, or `None`.
+        error: One sentence, or `None`.
+        raised: What it raised, when that was no limit.
+        is_left: Whether the task's thread may still go on, since nothing could end it so far.
+    """
+
+    status: Status
+    result: Any
+    error: str | None = None
+    raised: BaseException | None = None
+    is_left: bool = False
+
+
+def partial(findings: T) -> T:
+    """Keep `findings` as what the task has so far, in place of what was kept before; returns them.
+
+    A list or a dict may be kept once and filled later: `found = partial([])`. When a limit ends the task, or it raises,
+    they are its result.
+
+    Raises:
+        RuntimeError: Outside of a task.
+    """
+    current().findings = findings
+    return findings
+
+
+def execute(function: TaskFunction, context: Text, guards: Guards, heard: queue.SimpleQueue[Told], on: _Hear) -> Ended:
+    """Run a task; returns in bounded time, whatever it does.
+
+    Args:
+        function: The task.
+        context: What it is about.
+        guards: Its limits, whose listener puts into `heard`.
+        heard: What the task tells.
+        on: Called with each of that, in the caller's thread.
+    """
+    job = _Job(function, context, guards)
+    job.start()
+    try:
+        while job.is_going_on() and not guards.cancel.is_cancelled():
+            _hear(heard, on, 0.02)
+        if job.is_going_on():
+            job.stop(GRACE)
+    finally:
+        job.leave()
+        guards.close()
+        guards.settled(GRACE)
+    while not heard.empty():
+        on(heard.get())
+    return job.ended()
+
+
+_Hear = Callable[[Told], None]
+
+
+def _hear(heard: queue.SimpleQueue[Told], on: _Hear, seconds: float) -> None:
+    try:
+        on(heard.get(timeout=seconds))
+    except queue.Empty:
+        return
+
+
+class _Job:
+    """A task in its thread."""
+
+    def __init__(self, function: TaskFunction, context: Text, guards: Guards) -> None:
+        self._function, self._context, self._guards = function, context, guards
+        self._ended: Ended | None = None
+        self._why: BudgetExceededError | CancelledError | None = None
+        self._done = threading.Event()
+        self._ending = threading.Lock()
+        # A copy, so that what the task sets in it stays with the task.
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="rlm-task", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def is_going_on(self) -> bool:
+        return not self._done.is_set()
+
+    def stop(self, seconds: float) -> None:
+        """Raise in the task until it ends, at most so long."""
+        deadline = time.monotonic() + seconds
+        if self._why is None:
+            cancel = self._guards.cancel
+            self._why = self._guards.out_of_time() if cancel.timed_out else CancelledError(cancel.reason)
+        attempts = 0
+        while self.is_going_on() and time.monotonic() < deadline:
+            attempts += 1
+            if attempts % STUBBORN:
+                self._raise_in_it()
+                self._done.wait(TICK)
+            elif sys.version_info >= (3, 12):
+                self._raise_in_each_line(BURST)
+
+    def leave(self) -> None:
+        """Go on without it; something else goes on trying to end it."""
+        if self.is_going_on():
+            threading.Thread(target=self.stop, args=(float("inf"),), name="rlm-task-end", daemon=True).start()
+
+    def ended(self) -> Ended:
+        """How it ended; that it was stopped, if it did not get so far as to tell."""
+        return self._ended or self._stopped(self._why or self._guards.out_of_time())
+
+    def _run(self) -> None:
+        with suppress(BaseException):  # sent to end the task, it came a moment after its end
+            self._ended = self._to_its_end()
+        while not self._done.is_set():
+            try:
+                with self._ending:
+                    self._done.set()
+                for _ in range(3):  # the last one may still be on its way: Python delivers it in a loop
+                    pass
+            except RuntimeLimitError:
+                continue
+
+    def _to_its_end(self) -> Ended:
+        self._guards.enter()
+        context_access.listener.set(self._guards.saw)
+        try:
+            return Ended("completed", self._value())
+        except (BudgetExceededError, CancelledError) as error:
+            return self._stopped(error)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a task, too, is its own affair
+            return Ended("error", self._findings(), f"{type(error).__name__}: {error}", error)
+
+    def _value(self) -> Any:
+        made = self._function(self._context)
+        if inspect.iscoroutine(made):
+            return asyncio.run(made)
+        if not inspect.isgenerator(made):
+            return made
+        findings = partial([])
+        while True:
+            try:
+                findings.append(next(made))
+            except StopIteration as end:
+                return findings if end.value is None else end.value
+
+    def _stopped(self, error: Exception) -> Ended:
+        return Ended("partial", self._findings(), str(self._why or error), is_left=self.is_going_on())
+
+    def _findings(self) -> Any:
+        """A copy: a task that was left may still add to them."""
+        for _ in range(5):
+            try:
+                return copy.deepcopy(self._guards.findings)
+            except RuntimeError:  # it grew while it was copied
+                continue
+            except Exception:  # noqa: BLE001 - whatever its parts do when they are copied
+                break
+        return self._guards.findings
+
+    if sys.version_info >= (3, 12):
+
+        def _raise_in_each_line(self, seconds: float) -> None:
+            """For a while, let no line of the task run, those that handle exceptions included."""
+            monitoring, ident = sys.monitoring, self._thread.ident
+            tool = next((number for number in (4, 3) if monitoring.get_tool(number) is None), None)
+            if tool is None:
+                return
+            error = self._out_of_time()
+
+            def refuse(code: CodeType, *place: int) -> None:
+                # What is ours, and what started the thread, has to come to its end.
+                if threading.get_ident() == ident and code.co_filename not in (__file__, threading.__file__):
+                    raise error()
+
+            events = monitoring.events.LINE | monitoring.events.JUMP
+            monitoring.use_tool_id(tool, "rlm-nb")
+            try:
+                for event in (monitoring.events.LINE, monitoring.events.JUMP):
+                    monitoring.register_callback(tool, event, refuse)
+                monitoring.set_events(tool, events)
+                self._done.wait(seconds)
+            finally:
+                monitoring.set_events(tool, 0)
+                monitoring.free_tool_id(tool)
+
+    def _raise_in_it(self) -> None:
+        assert self._thread.ident is not None
+        with self._ending:
+            if not self._done.is_set():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread.ident), ctypes.py_object(self._out_of_time())
+                )
+
+    def _out_of_time(self) -> type[RuntimeLimitError]:
+        """What is raised in the task: a class, of which Python makes the exception by itself."""
+        error = self._guards.out_of_time()
+
+        class OutOfTime(RuntimeLimitError):
+            def __init__(self) -> None:
+                super().__init__(error.what, error.used, error.limit)
+
+        OutOfTime.__name__ = OutOfTime.__qualname__ = RuntimeLimitError.__name__
+        return OutOfTime

@@ -1,0 +1,258 @@
+"""Questions that a task asks a model, each about one bounded chunk: for text, JSON, yes or no, one of several."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NoReturn, TypeVar, overload
+
+import jsonschema
+from pydantic import BaseModel, ValidationError
+
+from rlm_nb.errors import RLMError, SubcallError
+from rlm_nb.records import JSON
+from rlm_nb.tasks.guards import current
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+MISSING: Any = object()
+"""No default: what cannot be used is raised."""
+
+
+def semantic_subcall(prompt: str, context_chunk: str) -> str:
+    """What the model says to `prompt` about a chunk of text.
+
+    Identical calls in one run of a task are answered once.
+
+    Raises:
+        BudgetExceededError: A limit is reached: money, tokens of one call, time, or depth.
+        ModelError: There is no reply, or the model refuses.
+    """
+    _check(prompt, context_chunk)
+    return current().ask(prompt, context_chunk, "text")
+
+
+@overload
+def semantic_subcall_batched(
+    prompt: str, context_chunks: Iterable[str], *, failures: Literal["raise"] = "raise"
+) -> list[str]: ...
+
+
+@overload
+def semantic_subcall_batched(
+    prompt: str, context_chunks: Iterable[str], *, failures: Literal["keep"]
+) -> list[str | RLMError]: ...
+
+
+def semantic_subcall_batched(
+    prompt: str, context_chunks: Iterable[str], *, failures: Literal["raise", "keep"] = "raise"
+) -> Any:
+    """What the model says to `prompt` about each of many chunks, asked at the same time; the answers in their order.
+
+    Args:
+        prompt: The question.
+        context_chunks: The chunks.
+        failures: `raise` the first one once all have ended, or `keep` each in its place, as an exception.
+
+    Raises:
+        BudgetExceededError: A limit is reached.
+        ModelError: There is no reply.
+    """
+    chunks = list(context_chunks) if not isinstance(context_chunks, str) else [context_chunks]
+    for chunk in chunks:
+        _check(prompt, chunk)
+    answers: list[str | RLMError] = []
+    for wait in current().ask_all([(prompt, chunk) for chunk in chunks], "text"):
+        try:
+            answers.append(wait())
+        except RLMError as error:
+            answers.append(error)
+    if failures == "raise":
+        for answer in answers:
+            if isinstance(answer, RLMError):
+                raise answer
+    return answers
+
+
+@overload
+def semantic_subcall_json(prompt: str, context_chunk: str, default: Any = MISSING, *, schema: type[M]) -> M: ...
+
+
+@overload
+def semantic_subcall_json(
+    prompt: str, context_chunk: str, default: Any = MISSING, *, schema: dict[str, JSON] | None = None
+) -> Any: ...
+
+
+def semantic_subcall_json(
+    prompt: str,
+    context_chunk: str,
+    default: Any = MISSING,
+    *,
+    schema: type[BaseModel] | dict[str, JSON] | None = None,
+) -> Any:
+    """The model's answer as a value: an object, an array, a number, ….
+
+    Fences around it and commas before a closing bracket are forgiven. What cannot be read, or does not fit `schema`, is
+    asked for once more, with what was wrong.
+
+    Args:
+        prompt: The question; it should say what the answer looks like, unless `schema` does.
+        context_chunk: The text that it is about.
+        default: Given when the second answer is no use either; without it, that is raised.
+        schema: A pydantic model, of which an instance is given, or a JSON schema.
+
+    Raises:
+        SubcallError: The answer is no use, and there is no default.
+        BudgetExceededError: A limit is reached.
+        ModelError: There is no reply.
+    """
+    wanted = f"{prompt}\n\nAnswer with valid JSON and nothing else."
+    if schema is not None:
+        described = schema if isinstance(schema, dict) else schema.model_json_schema()
+        wanted += f" It must fit this JSON schema: {json.dumps(described)}"
+    return _asked(wanted, context_chunk, "json", lambda reply: _value(reply, schema), default)
+
+
+def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSING) -> bool:
+    """Whether the model says yes, rather than no; what is neither is asked for once more.
+
+    Raises:
+        SubcallError: The second answer is neither, and there is no default.
+        BudgetExceededError: A limit is reached.
+        ModelError: There is no reply.
+    """
+    return _asked(f"{prompt}\n\nAnswer with yes or no and nothing else.", context_chunk, "bool", _yes_or_no, default)
+
+
+def semantic_subcall_choice(
+    prompt: str, context_chunk: str, choices: Sequence[str], default: str | None = MISSING
+) -> str:
+    """The one of `choices` that the model names: exactly, else but for case and punctuation, else within a sentence.
+
+    An answer that names several, or none, or says what it is not, is asked for once more.
+
+    Raises:
+        ValueError: There are no choices.
+        SubcallError: The second answer is no use either, and there is no default.
+        BudgetExceededError: A limit is reached.
+        ModelError: There is no reply.
+    """
+    if isinstance(choices, str) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise ValueError(f"choices must be a list of words, not {choices!r}")
+    wanted = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
+    return _asked(wanted, context_chunk, "choice", lambda reply: _one_of(reply, choices), default)
+
+
+def _asked(prompt: str, chunk: str, kind: str, read: Callable[[str], T], default: Any) -> T:
+    """Ask until the answer can be read, but no more than twice."""
+    _check(prompt, chunk)
+    guards = current()
+    reply = guards.ask(prompt, chunk, kind)
+    try:
+        return read(reply)
+    except SubcallError as error:
+        again = f"{prompt}\n\nYour last answer could not be used ({error}). It was: {reply[:500]}"
+    reply = guards.ask(again, chunk, kind)
+    try:
+        return read(reply)
+    except SubcallError:
+        if default is MISSING:
+            raise
+        result: T = default
+        return result
+
+
+def _check(prompt: str, chunk: str) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError("the prompt must be a string that says something")
+    if not isinstance(chunk, str):
+        raise TypeError(f"the chunk must be a string, such as context_slice gives, not {type(chunk).__name__}")
+
+
+def _value(reply: str, schema: type[BaseModel] | dict[str, JSON] | None) -> Any:
+    value = _parsed(reply)
+    if isinstance(schema, dict):
+        fault = next(iter(jsonschema.validators.validator_for(schema)(schema).iter_errors(value)), None)
+        if fault is not None:
+            raise SubcallError(f"it does not fit the schema at {fault.json_path}: {fault.message[:200]}")
+    elif schema is not None:
+        try:
+            return schema.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the top"
+            raise SubcallError(f"it does not fit the schema at {place}: {first['msg']}") from None
+    return value
+
+
+_FENCED = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
+_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])', re.DOTALL)
+
+
+def _parsed(reply: str) -> JSON:
+    """The value in a reply: the whole of it, the one fenced block in it, or the one object or array in its prose."""
+    candidates = [reply, *(body for _, body in _FENCED.findall(reply))]
+    if opening := re.search(r"[\[{]", reply):
+        candidates.append(reply[opening.start() : max(reply.rfind("}"), reply.rfind("]")) + 1])
+    fault = "it is not JSON"
+    for candidate in candidates:
+        # A comma before a closing bracket goes, but not one within a string.
+        text = _STRING_OR_COMMA.sub(lambda found: found[1] or "", candidate.strip())
+        try:
+            return json.loads(text, parse_constant=_no_number)
+        except RecursionError:
+            fault = "it is nested too deeply"
+        except SubcallError as error:
+            fault = str(error)
+        except ValueError as error:
+            fault = fault if candidate is not reply else f"it is not JSON: {error}"
+    raise SubcallError(fault)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise SubcallError(f"{name} is no number that JSON has")
+
+
+def _plain(text: str) -> str:
+    """Without case, and without what stands around words: quotes, stars, a full stop."""
+    return " ".join(re.sub(r"[^\w\s+#/.-]|[.](?=\s|$)", " ", text.casefold()).split())
+
+
+_NO = re.compile(r"\b(?:not|no|never|neither|nor|cannot|without)\b|n['’]t\b")
+
+
+def _yes_or_no(reply: str) -> bool:
+    answer = _plain(reply)
+    if answer in ("yes", "true", "1"):
+        return True
+    if answer in ("no", "false", "0"):
+        return False
+    # "Yes, because …" is one; "Yes and no" and "Not yes" are neither.
+    first = re.match(r"[\W_]*(yes|no)\b(?!\s+(?:and|or|but)\b|\s*/)", reply.casefold())
+    if first and ("no" if first[1] == "yes" else "yes") not in answer.split():
+        return first[1] == "yes"
+    raise SubcallError("it is neither yes nor no")
+
+
+def _one_of(reply: str, choices: Sequence[str]) -> str:
+    if reply in choices:
+        return reply
+    answer = _plain(reply)
+    alike = [choice for choice in choices if _plain(choice) == answer]
+    if len(alike) == 1:
+        return alike[0]
+    # Longer choices first: "information" names no "info", and "info desk" no "info" either.
+    rest, named = reply.casefold(), []
+    for choice in sorted(choices, key=len, reverse=True):
+        pattern = rf"(?<!\w){re.escape(choice.casefold())}(?!\w)"
+        if re.search(pattern, rest):
+            named.append(choice)
+            rest = re.sub(pattern, " ", rest)
+    if len(named) != 1:
+        raise SubcallError(f"it names {'several' if named else 'none'} of the choices")
+    if _NO.search(rest):
+        raise SubcallError("it says what the choice is not")
+    return named[0]

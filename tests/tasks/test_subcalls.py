@@ -1,0 +1,270 @@
+"""Questions about chunks: what counts as an answer, and what does not."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from rlm_nb.errors import ModelError, RecursionDepthError, SubcallError, TokenLimitError
+from rlm_nb.models.scripted import ScriptedModel
+from rlm_nb.tasks import (
+    TaskResult,
+    context_slice,
+    run_task,
+    semantic_subcall,
+    semantic_subcall_batched,
+    semantic_subcall_bool,
+    semantic_subcall_choice,
+    semantic_subcall_json,
+)
+from tests.tasks.conftest import Run
+
+AGAIN = "could not be used"
+
+
+def test_text(run: Run) -> None:
+    """The question and the chunk reach the model, and its words come back."""
+    asked: list[str] = []
+
+    def says(request: Any) -> str:
+        asked.append(request.messages[-1].content)
+        return "  A summary.\n"
+
+    result = run(lambda text: semantic_subcall("Sum up.", context_slice(text, 0, 4)), says=[(".", says)])
+    assert (result["status"], result["result"]) == ("completed", "A summary.")
+    assert asked == ["Sum up.\n\nThe text:\n\nsome"]
+    assert result["budget_summary"]["total_calls"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "words"),
+    [
+        ({"text": "half a sent", "stop_reason": "max_tokens"}, TokenLimitError, "its answer was cut off"),
+        ({"text": "I cannot", "stop_reason": "refusal"}, ModelError, "refused"),
+        (" \n", ModelError, "is empty"),
+        ({"error": "unavailable"}, ModelError, "."),
+    ],
+)
+def test_what_is_no_answer(run: Run, reply: Any, kind: type[Exception], words: str) -> None:
+    """A reply that is cut off, refused, empty or missing is raised, not returned."""
+
+    def task(text: str) -> str:
+        with pytest.raises(kind, match=words):
+            semantic_subcall("Sum up.", text)
+        return "noticed"
+
+    assert run(task, says=[(".", reply)])["result"] == "noticed"
+
+
+class Mood(BaseModel):
+    sentiment: Literal["pos", "neg"]
+    confidence: float = 1.0
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('```json\n{"a": [1, 2,],}\n```', {"a": [1, 2]}),
+        ('Here it is:\n\n~~~\n["x", "}, ]",\n]\n~~~\nDone.', ["x", "}, ]"]),
+        ('The answer is {"a": "b, }"} as you see.', {"a": "b, }"}),
+        ("[]", []),
+        ("null", None),
+        ("12", 12),
+    ],
+)
+def test_json(run: Run, reply: str, value: Any) -> None:
+    """Fences, prose around it and trailing commas are forgiven; strings stay as they are."""
+    result = run(lambda text: semantic_subcall_json("Give it.", text), says=[(".", reply)])
+    assert (result["status"], result["result"]) == ("completed", value)
+    assert result["budget_summary"]["total_calls"] == 1
+
+
+@pytest.mark.parametrize("reply", ["no idea", '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} or {"a": 2}', "[" * 100_000])
+def test_json_that_is_none(run: Run, reply: str) -> None:
+    """It is asked for once more, with what was wrong; then comes the default, or an error."""
+    good = run(lambda text: semantic_subcall_json("Give it.", text), says=[(AGAIN, '{"a": 1}'), (".", reply)])
+    assert good["result"] == {"a": 1}
+    assert good["budget_summary"]["total_calls"] == 2
+    assert run(lambda text: semantic_subcall_json("Give it.", text, default=0), says=[(".", reply)])["result"] == 0
+    bad = run(lambda text: semantic_subcall_json("Give it.", text), says=[(".", reply)])
+    assert bad["status"] == "error"
+    assert bad["error"].startswith("SubcallError: ")
+    assert isinstance(bad.raised, ValueError)
+
+
+def test_json_that_has_to_fit(run: Run) -> None:
+    """A pydantic model gives an instance, a JSON schema a value; what does not fit is asked for again."""
+
+    def task(text: str) -> Any:
+        mood = semantic_subcall_json("mood?", text, schema=Mood)
+        return mood.sentiment, semantic_subcall_json("number?", text, schema=SCHEMA)
+
+    says = [
+        ("mood.*at sentiment: Input should be 'pos' or 'neg'", '{"sentiment": "neg"}'),
+        ("mood", '{"sentiment": "so-so"}'),
+        (r"number.*at \$\.n: 'two' is not of type", '{"n": 2}'),
+        ("number", '{"n": "two"}'),
+    ]
+    result = run(task, says=says)
+    assert (result["result"], result["budget_summary"]["total_calls"]) == (("neg", {"n": 2}), 4)
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("yes", True),
+        ("Yes.", True),
+        ("**No**", False),
+        ("TRUE", True),
+        ("0", False),
+        ("Yes, because it fails.", True),
+        ("No - it works.", False),
+        *(
+            (unclear, None)
+            for unclear in ("not yes", "Yes and no", "yes/no", "perhaps", "I would not say no", "yesterday")
+        ),
+    ],
+)
+def test_yes_or_no(run: Run, reply: str, value: bool | None) -> None:
+    """What is neither is asked for once more, and never counts as either."""
+    result = run(lambda text: semantic_subcall_bool("Is it?", text), says=[(".", reply)])
+    if value is None:
+        assert result["error"] == "SubcallError: it is neither yes nor no"
+        assert result["budget_summary"]["total_calls"] == 2
+        default = run(lambda text: semantic_subcall_bool("Is it?", text, default=True), says=[(".", reply)])
+        assert default["result"] is True
+    else:
+        assert result["result"] is value
+
+
+CHOICES = ["info", "information", "info desk", "critical"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("info", "info"),
+        ("information", "information"),
+        ("Information.", "information"),
+        ("'INFO'", "info"),
+        ("It is information, I think", "information"),
+        ("Ask the info desk!", "info desk"),
+        ("I choose critical because it failed", "critical"),
+        *(
+            (unclear, None)
+            for unclear in ("informal", "info or critical", "not critical", "It isn't info", "something else")
+        ),
+    ],
+)
+def test_one_of_several(run: Run, reply: str, choice: str | None) -> None:
+    """Exact before lenient; a choice that begins another is not taken for it, and several or none are no answer."""
+    result = run(lambda text: semantic_subcall_choice("Which?", text, CHOICES), says=[(".", reply)])
+    if choice is None:
+        assert result["error"].startswith("SubcallError: it ")
+        default = run(
+            lambda text: semantic_subcall_choice("Which?", text, CHOICES, default="info"), says=[(".", reply)]
+        )
+        assert default["result"] == "info"
+    else:
+        assert result["result"] == choice
+
+
+def test_many_at_once(run: Run) -> None:
+    """Answers come in the order of the chunks; a failure stands in its place, or is raised once all have ended."""
+    says = [
+        ("bad", {"error": "unavailable"}),
+        *((f"chunk {n}", {"text": f"{n}", "delay": (5 - n) / 20}) for n in range(5)),
+    ]
+    chunks = [f"chunk {n}" for n in range(5)]
+    assert run(lambda _: semantic_subcall_batched("?", chunks), says=says)["result"] == list("01234")
+
+    def with_failures(_: str) -> Any:
+        answers = semantic_subcall_batched("?", ["chunk 1", "bad", "chunk 2"], failures="keep")
+        with pytest.raises(ModelError):
+            semantic_subcall_batched("?", ["bad", "chunk 3"])
+        return [type(answer).__name__ for answer in answers], semantic_subcall_batched("?", [])
+
+    result = run(with_failures, says=says)
+    assert result["result"] == (["str", "ModelUnavailableError", "str"], [])
+
+
+def test_identical_calls_are_answered_once(run: Run) -> None:
+    """One call is paid for, and the others say whose answer they were given; one that failed is asked again."""
+
+    def task(text: str) -> Any:
+        semantic_subcall_batched("same?", ["a", "b", "a"])
+        return semantic_subcall("same?", "a")
+
+    result = run(task)
+    assert result["budget_summary"]["total_calls"] == 2
+    assert sorted((call.same_as is None, call.chunk) for call in result.subcalls) == [
+        (False, "a"),
+        (False, "a"),
+        (True, "a"),
+        (True, "b"),
+    ]
+
+    def twice(text: str) -> str:
+        with pytest.raises(ModelError):
+            semantic_subcall("?", text)
+        return semantic_subcall("?", text)
+
+    assert run(twice, says=[(".", {"error": "unavailable", "times": 1, "text": "there"})])["result"] == "there"
+
+
+def test_too_large_a_chunk(run: Run) -> None:
+    """It is refused before it is paid for; findings stay."""
+
+    def task(text: str) -> Any:
+        yield "first"
+        semantic_subcall("Sum up.", text)
+
+    result = run(task, "x" * 20_000)
+    assert (result["status"], result["result"]) == ("partial", ["first"])
+    assert "tokens of a subcall (ask about a smaller chunk): 50" in result["error"]
+    assert result["budget_summary"]["total_calls"] == 0
+
+
+def test_a_subcall_within_a_subcall() -> None:
+    """A model that is itself a program cannot ask in its turn, and a task cannot run a task."""
+    refused: list[type[Exception]] = []
+
+    def nested(request: Any) -> str:
+        try:
+            return semantic_subcall("deeper?", "x")
+        except RecursionDepthError as error:
+            refused.append(type(error))
+            return "not deeper"
+
+    model = ScriptedModel.of({}, [(".", nested)])
+
+    def task(text: str) -> str:
+        with pytest.raises(RecursionDepthError):
+            run_task(task, text, model=model)
+        return semantic_subcall("deep?", text)
+
+    result: TaskResult = run_task(task, "text", model=model)
+    assert result["result"] == "not deeper"
+    assert refused == [RecursionDepthError]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chunk", "kind"), [("", "x", ValueError), (" ", "x", ValueError), ("?", 5, TypeError)]
+)
+def test_what_cannot_be_asked(run: Run, prompt: str, chunk: Any, kind: type[Exception]) -> None:
+    """A prompt that says nothing, and a chunk that is no text."""
+    assert isinstance(run(lambda _: semantic_subcall(prompt, chunk)).raised, kind)
+    assert isinstance(run(lambda _: semantic_subcall_choice("?", "x", [])).raised, ValueError)
+    assert issubclass(SubcallError, ValueError)
+
+
+def test_outside_of_a_task() -> None:
+    """There is nobody to ask, and the error says what to do."""
+    with pytest.raises(RuntimeError, match=r"inside of a task only: run it with run_task"):
+        semantic_subcall("?", "x")
