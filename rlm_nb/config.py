@@ -173,7 +173,7 @@ class WorkspaceSettings(Section):
 class TasksSettings(Section):
     """What one bounded task may take."""
 
-    max_cost: float = Field(0.50, gt=0)
+    max_cost: float | None = Field(0.50, gt=0)
     max_tokens_per_subcall: int = Field(4000, gt=0)
     max_runtime: float = Field(60, gt=0)
 

@@ -101,7 +101,7 @@ def run_task(
         if isinstance(context, Path):
             context = stack.enter_context(Context.open(context))
         folder = stack.enter_context(run_folder(settings, keep=lambda: True) if record else scratch())
-        limits = Limits(cost=round(config.max_cost * 1e6), deadline=time.time() + config.max_runtime_seconds)
+        limits = Limits(cost=_micro_dollars(config), deadline=time.time() + config.max_runtime_seconds)
         ledger = BudgetFile.create(folder / "budget.json", limits)
         metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall)
         heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
@@ -180,18 +180,22 @@ def _plain(result: Mapping[str, Any]) -> Any:
 
 
 def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: float) -> TaskResult:
-    budget = round(config.max_cost * 1e6)
+    budget = _micro_dollars(config)
     result = TaskResult(status=ended.status, result=ended.result)
     if ended.error is not None:
         result["error"] = ended.error
     result["budget_summary"] = {
         "total_cost_usd": metered.cost / 1e6,
         "cost_budget_usd": config.max_cost,
-        "cost_remaining_usd": max(0, budget - metered.cost) / 1e6,
+        "cost_remaining_usd": None if budget is None else max(0, budget - metered.cost) / 1e6,
         "total_calls": metered.calls,
         "elapsed_seconds": round(elapsed, 2),
     }
     return result
+
+
+def _micro_dollars(config: GuardConfig) -> int | None:
+    return None if config.max_cost is None else round(config.max_cost * 1e6)
 
 
 def _about(function: TaskFunction, context: Text, config: GuardConfig, model: Model) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("short", "long"), [("RLM_MODEL", "RLM_MODEL_NAME"), ("RLM_MAX_COST", "RLM_BUDGET_MAX_COST")])
 def test_short_names_win(monkeypatch: pytest.MonkeyPatch, short: str, long: str) -> None:
     """RLM_MODEL is RLM_MODEL_NAME, and stands when both are set."""
-    section, name = config.SHORT[short]
+    section, name = config.SHORT[short][0]
     monkeypatch.setenv(long, "7.5")
     assert str(getattr(getattr(config.load(), section), name)) == "7.5"
     monkeypatch.setenv(short, "8.5")
@@ -99,7 +99,7 @@ def test_text_is_not_mistaken_for_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_limit_can_be_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
     """null in a variable means the same as in the file."""
     monkeypatch.setenv("RLM_MAX_COST", "null")
-    assert config.load().budget.max_cost is None
+    assert (config.load().budget.max_cost, config.load().tasks.max_cost) == (None, None)
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ def app() -> typer.Typer:
 
     from rlm_nb.cli.budget import budget
     from rlm_nb.cli.clean import clean
+    from rlm_nb.cli.init import init
     from rlm_nb.cli.run import EXIT_CODES, run
+    from rlm_nb.cli.task import task
     from rlm_nb.cli.tree import tree
 
     commands = typer.Typer(
@@ -49,6 +51,8 @@ def app() -> typer.Typer:
     commands.command()(tree)
     commands.command()(clean)
     commands.command()(budget)
+    commands.command(epilog=EXIT_CODES)(task)
+    commands.command()(init)
     return commands
 
 

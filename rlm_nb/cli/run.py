@@ -109,7 +109,7 @@ def run(
 
     with door(verbose) as keys:
         task = _task(prompt)
-        _check_writable(output)
+        check_writable(output)
         from rlm_nb.config import load
 
         limits = {
@@ -241,7 +241,7 @@ def _task(prompt: str) -> str:
     return prompt
 
 
-def _check_writable(output: Path | None) -> None:
+def check_writable(output: Path | None) -> None:
     """Find out before any money is spent whether the answer will have a place."""
     if output is None:
         return

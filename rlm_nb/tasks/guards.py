@@ -47,7 +47,7 @@ class GuardConfig:
     """What one run of a task may take. Subcalls cannot be nested: their depth is 1.
 
     Args:
-        max_cost: US dollars, in all.
+        max_cost: US dollars, in all; `None` for no limit.
         max_tokens_per_subcall: Tokens of one question, its chunk and its answer together, as far as they can be
             estimated before it is asked.
         max_runtime_seconds: From the start of the task to its end.
@@ -57,7 +57,7 @@ class GuardConfig:
         ConfigError: A limit is no positive number.
     """
 
-    max_cost: float = 0.50
+    max_cost: float | None = 0.50
     max_tokens_per_subcall: int = 4000
     max_runtime_seconds: float = 60.0
     model: str | None = None
@@ -65,6 +65,8 @@ class GuardConfig:
     def __post_init__(self) -> None:
         for name in ("max_cost", "max_tokens_per_subcall", "max_runtime_seconds"):
             value = getattr(self, name)
+            if value is None and name == "max_cost":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
                 raise ConfigError(f"GuardConfig: {name} must be a number above 0, not {value!r}")
 

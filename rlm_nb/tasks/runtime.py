@@ -3,8 +3,8 @@
 A task runs in a thread of its own while the caller's thread waits. When the time is up, the subcalls under way are
 stopped, and `RuntimeLimitError` is raised wherever the task is, again and again for as long as it goes on: that ends
 loops in pure Python. A loop that catches everything is ended, from Python 3.12 on, by refusing each of its lines;
-before, it may go on in the background. What is no Python (a long sleep, a C function) hears of its end when it returns. The
-caller waits for none of them. Only C code that never lets other threads run could keep it waiting.
+before, it may go on in the background. What is no Python (a long sleep, a C function) hears of its end when it returns.
+The caller waits for none of them. Only C code that never lets other threads run could keep it waiting.
 """
 
 from __future__ import annotations

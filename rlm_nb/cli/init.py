@@ -1,0 +1,44 @@
+"""`rlm-nb init`: a folder to begin with."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlm_nb.cli.streams import tell
+
+FILES = {
+    "config.yaml": "config.yaml",
+    "env.example": ".env.example",
+    "example_task.py": "tasks/example_task.py",
+    "CLAUDE.md": "CLAUDE.md",
+}
+"""The files of the template, and where they go."""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it is made if it is not there.")] = Path(),
+) -> None:
+    """Put settings, an example of a task and a policy for coding agents into a folder; never overwrites a file."""
+    from rlm_nb.cli.door import door
+
+    with door():
+        from rlm_nb.errors import SourceError
+
+        template = files("rlm_nb.cli") / "template"
+        for name, place in FILES.items():
+            path = folder / place
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb") as file:
+                    file.write((template / name).read_bytes())
+            except FileExistsError:
+                tell(f"kept  {path}, which is there already")
+            except OSError as error:
+                raise SourceError(f"{path}: cannot be written: {error.strerror}") from error
+            else:
+                tell(f"wrote {path}")
+        tell("To try it: rlm-nb task TEXT --task tasks.example_task:main_points")

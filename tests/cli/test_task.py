@@ -1,0 +1,228 @@
+"""`rlm-nb task` and `rlm-nb init`, as a shell starts them: JSON on stdout, the rest on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rlm_nb.cli.init import FILES
+from tests.cli.conftest import Command
+
+SCRIPT = """
+price: {input: 3, output: 15}
+prompts:
+  - pattern: "title of this document"
+    reply: On Light
+  - pattern: "main point of this section"
+    reply: |
+      ```json
+      {"claim": "It is bent.", "confidence": "high",}
+      ```
+  - pattern: "main point of this text"
+    reply: A point.
+  - pattern: conclude
+    reply: It is both.
+  - pattern: How bad
+    reply: Critical.
+  - pattern: What went wrong
+    reply: '{"category": "disk", "cause": "It is full."}'
+  - pattern: people, organizations
+    reply: '{"people": ["Ada"], "places": ["Paris"]}'
+  - pattern: does this passage say
+    reply: The butler did it.
+  - pattern: From these notes
+    reply: The butler.
+"""
+
+DOCUMENT = (
+    "# Light\n"
+    + "Light is bent by gravity. " * 100
+    + "\n# Sound\nAn error: disk full. Ada stole the letter in Paris.\n"
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, rlm_nb: Command) -> Path:
+    """The folder that commands run in, with a text and a script in it."""
+    folder = tmp_path / "here"
+    (folder / "text.md").write_text(DOCUMENT, "utf-8")
+    (folder / "script.yaml").write_text(SCRIPT, "utf-8")
+    return folder
+
+
+MODEL = ["--model", "scripted:script.yaml"]
+
+RESULTS = {
+    "analyze_document": {
+        "analysis": {
+            "title": "On Light",
+            "key_points": [{"claim": "It is bent.", "confidence": "high"}] * 2,
+            "conclusion": "It is both.",
+        }
+    },
+    "find_errors_in_log": {
+        "errors": [
+            {"line": 4, "match": "error", "severity": "critical", "category": "disk", "cause": "It is full."},
+        ],
+        "matches": 1,
+    },
+    "extract_entities": {
+        "entities": {"people": ["Ada"], "organizations": [], "places": ["Paris"], "dates": []},
+        "chunks": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_task_that_comes_along(rlm_nb: Command, here: Path, name: str) -> None:
+    """Its result is JSON of four parts at most on stdout; progress and the notebook are named on stderr."""
+    done = rlm_nb("task", "text.md", "--task", name, *MODEL)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert list(result) == ["status", "result", "budget_summary"]
+    assert (result["status"], result["result"]) == ("completed", RESULTS[name])
+    assert 0 < result["budget_summary"]["total_cost_usd"] <= result["budget_summary"]["cost_budget_usd"] == 0.5
+    assert "task.ipynb" in done.stderr
+    (folder,) = here.glob("runs/*/")
+    assert json.loads((folder / "result.json").read_text("utf-8")) == result
+
+
+def test_the_record_of_a_task(rlm_nb: Command, here: Path) -> None:
+    """A valid notebook: the code, each question as the call that asks it again, the result; and all that was seen."""
+    done = rlm_nb("task", "text.md", *MODEL)
+    (folder,) = here.glob("runs/*/")
+    notebook = nbformat.read(folder / "task.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = {cell["id"]: cell for cell in notebook["cells"]}
+    assert "# Task analyze" in cells["head"]["source"]
+    assert "**completed**" in cells["head"]["source"]
+    assert cells["task"]["source"].startswith("def analyze_document(")
+    asked = [cell for name, cell in cells.items() if name.startswith("step-") and "semantic_subcall" in cell["source"]]
+    assert len(asked) == json.loads(done.stdout)["budget_summary"]["total_calls"] == 4
+    assert asked[0]["outputs"][0]["text"] == "On Light\n"
+    assert "context_slice(context, 0, 1000)" in asked[0]["source"]
+    assert notebook["metadata"]["rlm"]["kind"] == "task"
+    assert '"It is both."' in cells["final"]["source"]
+    audit = [json.loads(line) for line in (folder / "audit.jsonl").read_text("utf-8").splitlines()]
+    accesses = [line["access"] for line in audit if "access" in line]
+    assert [access["operation"] for access in accesses] == [
+        "head",
+        "search",
+        "match",
+        "match",
+        "slice",
+        "slice",
+        "tail",
+    ]
+    assert all(access["source"] == str(here / "text.md") for access in accesses)
+    rests_on = [line["subcall"]["basis"]["sha256"] for line in audit if "subcall" in line]
+    assert set(rests_on) <= {access["sha256"] for access in accesses}
+
+
+def test_questions_for_a_book(rlm_nb: Command, here: Path) -> None:
+    """The answer comes with the passages that it rests on; other tasks take no question."""
+    done = rlm_nb("task", "text.md", "-t", "ask_book", "-q", "Who stole the letter?", *MODEL)
+    result = json.loads(done.stdout)["result"]
+    assert (result["answer"], len(result["passages"])) == ("The butler.", 1)
+    passage = result["passages"][0]
+    assert "stole the letter" in DOCUMENT[passage["start"] : passage["end"]]
+    refused = rlm_nb("task", "text.md", "-q", "Who?", *MODEL)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "answers no question" in refused.stderr
+
+
+def test_a_task_of_ones_own(rlm_nb: Command, here: Path) -> None:
+    """By module and function, from the current folder; a limit gives what there is, and exit code 3."""
+    (here / "mine.py").write_text(
+        "import time\n\ndef slow(context):\n    yield len(context)\n    time.sleep(60)\n\n"
+        "def broken(context):\n    yield 1\n    raise ValueError('no')\n"
+    )
+    done = rlm_nb("task", "text.md", "--task", "mine:slow", "--timeout", "0.3", "-o", "out.json", *MODEL)
+    assert (done.returncode, done.stdout) == (3, "")
+    result = json.loads((here / "out.json").read_text("utf-8"))
+    assert (result["status"], result["result"]) == ("partial", [len(DOCUMENT)])
+    assert result["error"].startswith("limit reached: seconds of a task")
+    done = rlm_nb("task", "text.md", "--task", "mine:broken", *MODEL)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "ValueError: no"
+    assert json.loads(done.stdout)["result"] == [1]
+
+
+def test_limits_from_the_environment(rlm_nb: Command, here: Path) -> None:
+    """`RLM_MAX_COST`, `RLM_MAX_RUNTIME` and `RLM_MODEL` hold for tasks, in `.env` too, and flags count more."""
+    (here / ".env").write_text("RLM_MAX_COST=0.25\nRLM_MAX_RUNTIME=30\n")
+    done = rlm_nb("task", "text.md", RLM_MODEL="scripted:script.yaml")
+    assert json.loads(done.stdout)["budget_summary"]["cost_budget_usd"] == 0.25
+    assert "at most $0.25, 30s" in done.stderr
+    done = rlm_nb("task", "text.md", "--cost", "0.000001", RLM_MODEL="scripted:script.yaml")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"].startswith("limit reached: cost in US dollars")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["missing.txt", *MODEL], 1, "missing.txt: the context cannot be read"),
+        (
+            ["text.md", "--task", "nothing", *MODEL],
+            2,
+            "there is no task 'nothing'; there are analyze_document, ask_book",
+        ),
+        (["text.md", "--task", "nothing:at_all", *MODEL], 2, "the task nothing:at_all cannot be loaded"),
+        (["text.md", "--task", "json:decoder", *MODEL], 2, "the task json:decoder is no function"),
+        (["text.md", "--cost", "-1", *MODEL], 2, "tasks.max_cost"),
+        (["text.md", "--model", "claude-sonnet-5-5"], 1, "ANTHROPIC_API_KEY"),
+    ],
+)
+def test_what_cannot_begin(rlm_nb: Command, here: Path, arguments: list[str], code: int, words: str) -> None:
+    """A sentence, nothing on stdout, no folder left."""
+    done = rlm_nb("task", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert not (here / "runs").exists()
+
+
+def test_ctrl_c(here: Path) -> None:
+    """The task ends with what it has; the exit code is that of an interrupt."""
+    (here / "mine.py").write_text(
+        "def endless(context):\n    yield 'found'\n    open('begun', 'w')\n    while True: pass\n"
+    )
+    command = [sys.executable, "-m", "rlm_nb", "task", "text.md", "--task", "mine:endless", *MODEL]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 20
+        while not (here / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert out, err
+    assert json.loads(out)["result"] == ["found"]
+    assert json.loads(out)["error"] == "interrupted by the user"
+
+
+def test_init(rlm_nb: Command, tmp_path: Path) -> None:
+    """A folder in which the example works; what is there is never overwritten."""
+    here = tmp_path / "here"
+    (here / "script.yaml").write_text(SCRIPT, "utf-8")
+    (here / "CLAUDE.md").write_text("mine")
+    done = rlm_nb("init")
+    assert done.returncode == 0, done.stderr
+    assert (here / "CLAUDE.md").read_text() == "mine"
+    assert f"kept  {Path('CLAUDE.md')}, which is there already" in done.stderr
+    assert all((here / place).is_file() for place in FILES.values())
+    assert "wrote" not in rlm_nb("init", ".").stderr
+    (here / "text.txt").write_text(DOCUMENT)
+    done = rlm_nb("task", "text.txt", "--task", "tasks.example_task:main_points", *MODEL)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"]["count"] == 2
+    assert (tmp_path / "here" / "tasks" / "example_task.py").is_file()
+    assert rlm_nb("init", "script.yaml").returncode == 1
