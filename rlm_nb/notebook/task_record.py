@@ -88,12 +88,11 @@ class TaskRecord:
         self._document.put(_code(f"step-{self._steps:04d}", code, outputs, rlm))
 
     def _state(self, rlm: dict[str, Any]) -> None:
-        self._document.describe(
-            {**front_end(), "rlm": {"version": VERSION, "kind": "task", "task": self._name, **self._about, **rlm}}
-        )
         facts = {**self._about, **rlm.get("result", {}).get("budget_summary", {})}
         parts = [f"# Task {layout.escaped(self._name)}", f"**{rlm['status']}**", layout.table(facts)]
-        self._document.put(layout.markdown(layout.HEAD, parts, ["rlm-head"], {}))
+        cell = layout.markdown(layout.HEAD, parts, ["rlm-head"], {})
+        metadata = {"version": VERSION, "kind": "task", "task": self._name, **self._about, **rlm}
+        self._document.describe(lambda: (cell, {**front_end(), "rlm": metadata}))
 
 
 def _asking(call: Subcall) -> str:
