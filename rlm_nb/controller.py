@@ -27,6 +27,7 @@ from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
+from rlm_nb.context_access import IN_MEMORY
 from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
 from rlm_nb.kernel.cell import OnOutput
 from rlm_nb.kernel.client import KernelClient
@@ -51,6 +52,7 @@ from rlm_nb.records import (
     Outcome,
     Patch,
     Task,
+    Usage,
 )
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
@@ -438,7 +440,18 @@ class Run:
             return self._budget(task)
         if call.name == "output":
             return transcript.piece(call.arguments)
+        if call.name == "price":
+            return self._priced(call.arguments)
         raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
+
+    def _priced(self, counts: dict[str, JSON]) -> JSON:
+        """What so many tokens cost in micro-dollars: for the guards of a task that an agent runs in its kernel."""
+        known = vars(Usage()).keys()
+        if not counts.keys() <= known or not all(
+            type(count) is int and 0 <= count < 10**9 for count in counts.values()
+        ):
+            raise BridgeError(f"a price is asked for with counts of {', '.join(known)}")
+        return self.price(Usage(**counts))
 
     def _budget(self, task: Task) -> dict[str, JSON]:
         balance = self.ledger.balance()
@@ -477,7 +490,13 @@ class Run:
         if str(self.source.subfolder) != ".":
             facts.append(f"Your working folder is {self.source.subfolder}/ in it.")
         if task.context:
-            facts.append(f"`context` holds a text of {_readable(task.context).stat().st_size:,} bytes.")
+            size = _readable(task.context).stat().st_size
+            facts.append(f"`context` holds a text of {size:,} bytes.")
+            if size > IN_MEMORY:
+                facts.append(
+                    "It is not in memory: `context` has length, slices and `in`, and the functions `context_search`, "
+                    "`context_slice` and `context_chunks` look into it; `str(context)` is all of it, as a string."
+                )
         return facts
 
     def _about(self) -> dict[str, JSON]:
@@ -618,8 +637,7 @@ def _ledger(config: Config, folder: Path, listen: Listener) -> BudgetFile | Shar
     limits = _limits(config)
     if config.budget.file is None:
         return BudgetFile.create(folder / "budget.json", limits)
-    of_all = limits.model_copy(update={"sandboxes": None, "deadline": None})
-    purse, made = BudgetFile.share(config.budget.file, of_all, folder.name)
+    purse, made = BudgetFile.share(config.budget.file, Limits.of(config.budget), folder.name)
     left, limit = purse.balance().left_cost, purse.limits().cost
     holds = "no limit of money" if left is None or limit is None else f"${left / 1e6:.2f} left of ${limit / 1e6:.2f}"
     listen(Notice("root", f"{config.budget.file} {'was made, and ' if made else ''}has {holds}"))
@@ -627,14 +645,11 @@ def _ledger(config: Config, folder: Path, listen: Listener) -> BudgetFile | Shar
 
 
 def _limits(config: Config) -> Limits:
-    budget = config.budget
-    return Limits(
-        cost=None if budget.max_cost is None else round(budget.max_cost * 1e6),
-        input_tokens=budget.max_input_tokens,
-        output_tokens=budget.max_output_tokens,
-        calls=budget.max_calls,
-        sandboxes=config.rlm.max_sandboxes,
-        deadline=time.time() + config.rlm.global_timeout,
+    return Limits.of(config.budget).model_copy(
+        update={
+            "sandboxes": config.rlm.max_sandboxes,
+            "deadline": time.time() + config.rlm.global_timeout,
+        }
     )
 
 

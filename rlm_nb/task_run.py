@@ -19,16 +19,17 @@ from typing import Any, Self
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
+from rlm_nb.bridge.client import Client
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config, load, secrets
 from rlm_nb.context_access import Context, Text
 from rlm_nb.errors import RecursionDepthError, RunFolderError
-from rlm_nb.ledger import BudgetFile, Limits
+from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.task_record import TaskRecord
 from rlm_nb.protocols import Model
-from rlm_nb.records import Access, Subcall
+from rlm_nb.records import Access, Reply, Request, StopReason, Subcall, Usage
 from rlm_nb.run_folder import run_folder, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
 from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
@@ -74,6 +75,9 @@ def run_task(
 ) -> TaskResult:
     """Run a task under its guards; returns within a second or so after its time is up, whatever it does.
 
+    In a cell of an agent, the agent's model answers and the agent's budget pays, within the guards; no keys are needed
+    there, and each subcall is recorded with the cell.
+
     Args:
         function: Takes the context and returns the result. A generator's values are findings, and its result unless it
             returns one; an `async` function is run to its end.
@@ -91,6 +95,9 @@ def run_task(
     """
     if inside():
         raise RecursionDepthError("depth of tasks", 1, 1)
+    if model is None and (client := Client.of_this_process()):
+        model, record = _AgentsModel(client), False  # each subcall is recorded with the agent's cell
+        settings, config = settings or Config(), replace(config or GuardConfig(), model=None)
     settings = settings or load()
     config = config or GuardConfig.of(settings)
     if config.model and config.model != settings.model.name:
@@ -101,8 +108,7 @@ def run_task(
         if isinstance(context, Path):
             context = stack.enter_context(Context.open(context))
         folder = stack.enter_context(run_folder(settings, keep=lambda: True) if record else scratch())
-        limits = Limits(cost=_micro_dollars(config), deadline=time.time() + config.max_runtime_seconds)
-        ledger = BudgetFile.create(folder / "budget.json", limits)
+        ledger = _ledger(config, settings, folder)
         metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall)
         heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
         guards = Guards(config, metered, heard.put, {id(context): "context"}, settings.rlm.max_parallel)
@@ -129,6 +135,27 @@ def run_task(
     result.subcalls, result.raised = tuple(subcalls), ended.raised
     result.folder = folder if record else None
     return result
+
+
+class _AgentsModel:
+    """The model of the agent in whose kernel this is, asked through the bridge."""
+
+    name = "the agent's model"
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def price(self, usage: Usage) -> int:
+        """Micro-dollars for `usage`, as the controller counts them."""
+        cost: int = self._client.call("price", **vars(usage))
+        return cost
+
+    def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
+        """Ask once. The task's own thread looks after `cancel`; the call itself ends with the agent's cell."""
+        prompt = "\n\n".join([request.system, *(message.content for message in request.messages)])
+        (answer,) = self._client.call("llm_query", prompts=[prompt], single=True, max_tokens=request.max_tokens)
+        stop_reason: StopReason = "end" if answer["status"] == "completed" else "max_tokens"
+        return Reply(answer["text"], Usage(**answer["usage"]), stop_reason)
 
 
 class TaskBuilder:
@@ -160,10 +187,9 @@ class TaskBuilder:
 
     def run(self, context: Text | Path, **options: Any) -> TaskResult:
         """Run the task; the options, the result and what is raised are those of `run_task`."""
-        settings = options.pop("settings", None) or load()
-        return run_task(
-            self._function, context, replace(GuardConfig.of(settings), **self._limits), settings=settings, **options
-        )
+        settings = options.pop("settings", None) or (Config() if Client.of_this_process() else load())
+        limits = replace(GuardConfig.of(settings), **self._limits)
+        return run_task(self._function, context, limits, settings=settings, **options)
 
     def _with(self, **limit: Any) -> Self:
         self._limits |= limit
@@ -192,6 +218,16 @@ def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: f
         "elapsed_seconds": round(elapsed, 2),
     }
     return result
+
+
+def _ledger(config: GuardConfig, settings: Config, folder: Path) -> BudgetFile | SharedBudget:
+    """The task's own budget; where the settings name a purse, within what is in that."""
+    limits = Limits(cost=_micro_dollars(config), deadline=time.time() + config.max_runtime_seconds)
+    own = BudgetFile.create(folder / "budget.json", limits)
+    if settings.budget.file is None:
+        return own
+    purse, _ = BudgetFile.share(settings.budget.file, Limits.of(settings.budget), folder.name)
+    return SharedBudget(own, purse)
 
 
 def _micro_dollars(config: GuardConfig) -> int | None:

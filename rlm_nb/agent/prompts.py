@@ -16,6 +16,8 @@ from rlm_nb.records import CellResult, Iteration, Task
 LEAST_SHOWN = 200
 """Characters of a cell's output that are shown in any case."""
 
+CONTEXT = ", and `context`, the text that you were given, with `context_search(context, pattern)` and its kin"
+
 Shown = Callable[[CellResult, int], str]
 
 
@@ -42,7 +44,7 @@ class Prompts:
         self._system = _fill(
             "system",
             functions="\n".join(f"- `{name}`: {help_text}" for name, help_text in functions.items()),
-            context_name=", and `context`, the text that you were given" if task.context else "",
+            context_name=CONTEXT if task.context else "",
             limit=f"{settings.result_truncation_limit:,}",
             delegation=self._delegation(),
         )

@@ -83,15 +83,20 @@ class Queries:
         return self._each(list(zip(numbers, prompts, strict=True)), run, cancel, single=bool(arguments.get("single")))
 
     def llm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
-        """Ask the model each of the prompts; its replies in order.
+        """Ask the model each of the prompts, for `max_tokens` at most if that is given; its replies in order.
 
         Raises:
             RLMError: What kept a single call from being answered.
         """
         prompts = _texts(arguments, "prompts")
+        longest = arguments.get("max_tokens", self._max_tokens)
+        if type(longest) is not int or longest < 1:
+            raise BridgeError("max_tokens must be a whole number above 0")
 
         def ask(prompt: str) -> dict[str, JSON]:
-            request = Request((Message("user", prompt),), max_tokens=self._max_tokens, agent=self._task.agent)
+            request = Request(
+                (Message("user", prompt),), max_tokens=min(longest, self._max_tokens), agent=self._task.agent
+            )
             return _of_reply(self._model.complete(request, cancel))
 
         return self._each(prompts, ask, cancel, single=bool(arguments.get("single")))
@@ -188,4 +193,11 @@ def _of_reply(reply: Reply) -> dict[str, Any]:
     cut = reply.stop_reason == "max_tokens"
     error = "the model refused" if reply.stop_reason == "refusal" else None if reply.text else "the reply was empty"
     status = "error" if error else "partial" if cut else "completed"
-    return {"text": reply.text, "value": reply.text, "status": status, "error": error, "cost": reply.cost}
+    return {
+        "text": reply.text,
+        "value": reply.text,
+        "status": status,
+        "error": error,
+        "cost": reply.cost,
+        "usage": vars(reply.usage),
+    }

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import ClassVar
 
 from rlm_nb import errors
 from rlm_nb.bridge import messages
@@ -26,6 +27,8 @@ class Client:
         cell: Tells the id of the cell that is being executed.
     """
 
+    _of_this_process: ClassVar[Client | None] = None
+
     def __init__(self, wire: socket.socket, cell: Callable[[], str]) -> None:
         self._wire = wire
         self._cell = cell
@@ -39,7 +42,13 @@ class Client:
         if number is None:
             return None
         os.set_inheritable(int(number), False)
-        return cls(socket.socket(fileno=int(number)), cell)
+        cls._of_this_process = cls(socket.socket(fileno=int(number)), cell)
+        return cls._of_this_process
+
+    @classmethod
+    def of_this_process(cls) -> Client | None:
+        """The client that `inherited` made; `None` outside of an agent's kernel."""
+        return cls._of_this_process
 
     def call(self, name: str, **arguments: JSON) -> JSON:
         """Ask, wait, and give back the answer.

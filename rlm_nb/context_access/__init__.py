@@ -16,9 +16,10 @@ from rlm_nb.context_access.functions import (
     context_tail,
     listener,
 )
-from rlm_nb.context_access.mapped import Context
+from rlm_nb.context_access.mapped import IN_MEMORY, Context
 
 __all__ = [
+    "IN_MEMORY",
     "TIMEOUT",
     "Context",
     "SearchMatch",

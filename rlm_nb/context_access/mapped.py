@@ -20,6 +20,9 @@ from rlm_nb.errors import ContextError
 BLOCK = 32 * 1024
 """Bytes between two entries of the index: what is decoded, at most, to find one character."""
 
+IN_MEMORY = 8 * 1024 * 1024
+"""Bytes up to which a text is better had as a string: that can do everything, and takes no more than a few of these."""
+
 STEP = 16 * 1024 * 1024
 """Bytes that are gone through before their pages are given back."""
 
@@ -66,6 +69,19 @@ class Context:
             ContextError: The file cannot be read, or is none.
         """
         return cls(Path(path).absolute())
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> str | Context:
+        """The text of a file: a string, if it has no more than `IN_MEMORY` bytes; else a context, which stays open.
+
+        Raises:
+            ContextError: The file cannot be read, or is none.
+        """
+        context = cls.open(path)
+        if context.size > IN_MEMORY:
+            return context
+        with context:
+            return str(context)
 
     @property
     def source(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rlm_nb.config import BudgetSettings
 from rlm_nb.errors import (
     BudgetExceededError,
     CallLimitError,
@@ -39,6 +40,16 @@ class Limits(BaseModel):
     calls: Count | None = None
     sandboxes: Count | None = None
     deadline: float | None = None
+
+    @classmethod
+    def of(cls, budget: BudgetSettings) -> Self:
+        """The limits of the settings: those of money, tokens and calls."""
+        return cls(
+            cost=None if budget.max_cost is None else round(budget.max_cost * 1e6),
+            input_tokens=budget.max_input_tokens,
+            output_tokens=budget.max_output_tokens,
+            calls=budget.max_calls,
+        )
 
 
 @dataclass(frozen=True)

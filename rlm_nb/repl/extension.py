@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from rlm_nb.bridge.client import Client
+from rlm_nb.errors import ContextError
 from rlm_nb.records import JSON
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Functions
+
+CONTEXT_FUNCTIONS = (
+    "context_around_match",
+    "context_chunks",
+    "context_head",
+    "context_search",
+    "context_slice",
+    "context_tail",
+)
+"""What looks into a context, where there is one."""
 
 
 def load(shell: Any) -> None:
     """Put the functions, `TASK`, `WORKDIR`, `os`, `subprocess`, `Path` and `context` into the shell's namespace.
+
+    With `context` come the functions that look into it. A short one is a string, a long one a `Context`.
 
     Args:
         shell: The `InteractiveShell` of the kernel.
@@ -36,7 +49,7 @@ def load(shell: Any) -> None:
     if hello.get("task"):
         shell.push({"TASK": hello["task"]})
     if hello.get("context"):
-        shell.push({"context": _text_of(Path(hello["context"]))})
+        shell.push(_context(hello["context"]))
     shell.push(lasting | yielding)
     # quit() would end the kernel a moment after its cell, with everything in it.
     shell.ask_exit = lambda: print("The REPL stays; FINAL(answer) ends your work.", file=sys.stderr)  # noqa: T201
@@ -49,13 +62,17 @@ def load(shell: Any) -> None:
         client.call("ready")  # not before all that can fail has been done
 
 
-def _text_of(context: Path) -> str:
+def _context(path: str) -> dict[str, Any]:
+    """The context under its name, and what looks into it."""
+    from rlm_nb import context_access  # not needed by every kernel, and its patterns take a while to load
+
     try:
-        return context.read_bytes().decode("utf-8", "backslashreplace")
-    except OSError as error:
+        context = context_access.Context.read(path)
+    except ContextError as error:
         # The last words of this kernel, straight into its log, where the controller looks for them.
-        os.write(sys.stderr.fileno(), os.fsencode(f"{context}: the context cannot be read: {error.strerror}\n"))
+        os.write(sys.stderr.fileno(), os.fsencode(f"{error}\n"))
         raise SystemExit(1) from None
+    return {"context": context, **{name: getattr(context_access, name) for name in CONTEXT_FUNCTIONS}}
 
 
 class _Keeper:

@@ -74,6 +74,7 @@ def test_names(evaluate: Evaluate) -> None:
 def test_context(evaluate: Evaluate) -> None:
     """A context that is not quite UTF-8 is readable all the same, and nothing of it is lost."""
     assert evaluate("[*map(ord, context)]") == [*map(ord, CONTEXT + "\\xff")]
+    assert evaluate("[type(context).__name__, context_search(context, 'LINES')[0].line_number]") == ["str", 2]
 
 
 @pytest.mark.parametrize("warm", [True, False])

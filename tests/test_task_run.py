@@ -1,0 +1,112 @@
+"""Tasks as a program or an agent runs them: from the package's own names, with a builder, and in an agent's cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import rlm_nb
+from rlm_nb.errors import RecursionDepthError
+from rlm_nb.models.scripted import ScriptedModel
+from rlm_nb.notebook.reader import read
+from tests.whole_runs.conftest import cell
+
+PRICE = {"input": 3.0, "output": 15.0}
+
+
+def first_word(context: str) -> str:
+    return rlm_nb.semantic_subcall("Which word is first?", rlm_nb.context_head(context, 20))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs are recorded below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_name_is_there() -> None:
+    """What the package promises can be imported from it, and from `rlm_nb.tasks`, as one and the same."""
+    from rlm_nb import tasks
+
+    for name in tasks.__all__:
+        assert getattr(rlm_nb, name) is getattr(tasks, name)
+    with pytest.raises(AttributeError, match="has no attribute 'run_tusk'"):
+        _ = tasks.run_tusk
+
+
+def test_the_builder(here: Path) -> None:
+    """It sets each limit, and a model by name; what is not set is as the settings say."""
+    (here / "script.yaml").write_text("prompts: [{pattern: ., reply: The}]\n")
+    (here / "text.txt").write_text("The first word.")
+    builder = (
+        rlm_nb.TaskBuilder(first_word)
+        .with_cost_budget(0.25)
+        .with_runtime_limit(30.0)
+        .with_token_limit(2000)
+        .with_model("scripted:script.yaml")
+    )
+    for context in ("The first word.", here / "text.txt"):
+        result = builder.run(context)
+        assert (result["status"], result["result"]) == ("completed", "The")
+        assert result["budget_summary"]["cost_budget_usd"] == 0.25
+        assert result.folder is not None
+        assert (result.folder / "task.ipynb").is_file()
+    rlm = json.loads((result.folder / "task.ipynb").read_text())["metadata"]["rlm"]
+    assert (rlm["max_runtime_seconds"], rlm["max_tokens_per_subcall"]) == (30.0, 2000)
+    unrecorded = builder.run("The", record=False)
+    assert unrecorded.folder is None
+    assert len(list(here.glob("runs/*/"))) == 2
+
+
+def test_in_an_agents_cell(here: Path, repository: Path) -> None:
+    """The agent's model answers and its budget pays, within the task's own; each call is recorded with the cell."""
+    code = cell(
+        "from rlm_nb.tasks import *",
+        "def ask(text):",
+        "    for number in range(100):",
+        "        yield semantic_subcall(f'word {number}?', context_slice(text, 0, 9))",
+        "found = run_task(ask, context, GuardConfig(max_cost=0.006))",
+        "print(budget()['spent_usd'])",
+        "FINAL([found['status'], found['result'], found['budget_summary']])",
+    )
+    (here / "context.txt").write_text("The first word.")
+    model = ScriptedModel.of({"root": [code]}, [("word", "The")], price=PRICE)
+    ended = rlm_nb.run("Ask.", repository, rlm_nb.Config(), context=here / "context.txt", model=model)
+    status, result, summary = ended.root.answer.value
+    assert status == "partial"
+    assert 0 < len(result) == summary["total_calls"] < 100
+    assert set(result) == {"The"}
+    assert 0 < summary["total_cost_usd"] <= 0.006
+    (ran,) = read(ended.root.notebook).iterations[0].cells
+    asked = [call for call in ran.calls if call.name == "llm_query"]
+    assert len(asked) == len(result)
+    turn = read(ended.root.notebook).iterations[0].reply.cost
+    assert ended.balance.spent_cost == turn + round(summary["total_cost_usd"] * 1e6)
+
+
+def test_a_long_context_in_a_cell(here: Path, repository: Path) -> None:
+    """It is not loaded: the cell finds a context with the functions that look into it, and the model is told."""
+    (here / "long.txt").write_text("größer als sonst\n" * 600_000 + "the needle\n", "utf-8")
+    code = cell(
+        "match = context_search(context, 'needle')[0]",
+        "FINAL([type(context).__name__, len(context), match.line_number, context[-7:-1], 'needle' in context])",
+    )
+    model = ScriptedModel.of({"root": [code]})
+    ended = rlm_nb.run("Look.", repository, rlm_nb.Config(), context=here / "long.txt", model=model)
+    assert ended.root.answer.value == ["Context", 17 * 600_000 + 11, 600_001, "needle", True]
+    assert "It is not in memory" in read(ended.root.notebook).iterations[0].message
+
+
+def test_one_task_in_another(here: Path) -> None:
+    """It is refused: depth is 1."""
+    model = ScriptedModel.of({}, [(".", "x")])
+
+    def outer(context: str) -> object:
+        return rlm_nb.run_task(first_word, context, model=model)
+
+    result = rlm_nb.run_task(outer, "text", model=model)
+    assert (result["status"], result["result"]) == ("partial", None)
+    assert result["error"] == str(RecursionDepthError("depth of tasks", 1, 1))
