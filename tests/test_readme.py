@@ -31,15 +31,27 @@ PLACES = {
     "make environment": "make -o environment environment",
     "/path/to/repo": "{repository}",
     "https://example.org/org/repo": "file://{repository}",
-    "runs/<id>/": "runs/$(ls -t runs | head -n 1)/",
+    "runs/<id>/": "$(dirname $(ls -t runs/*/run.json | head -n 1))/",
 }
-"""What stands in the documents, and what a test has instead; `ls -t` names the latest run."""
+"""What stands in the documents, and what a test has instead; `ls -t` names the latest run of an agent."""
 
 SCREEN = {"git clone … && cd rlm-nb && make demo": "tests/test_demo.py", "make test": "a test below"}
 """The commands that are shown with what they print, and who runs them."""
 
 CELL = """edit_file("README.md", "Says hello.", "Says hello to everybody.")\nFINAL("done")\n"""
-SCRIPT = f"agents:\n  root:\n  - |\n    ```python\n    {CELL.strip().replace(chr(10), chr(10) + '    ')}\n    ```\n"
+LOG = "An error happened.\nNobody stole the letter.\n"
+"""The text that tasks are run on."""
+
+INDENTED = CELL.strip().replace("\n", "\n    ")
+SCRIPT = f"""
+prompts: [{{pattern: ., reply: info}}]
+agents:
+  root:
+  - |
+    ```python
+    {INDENTED}
+    ```
+"""
 """One agent that changes a file and is done: what stands for a model here."""
 
 
@@ -48,6 +60,8 @@ def test_the_shell_commands_work(tmp_path: Path, repository: Path) -> None:
     here = tmp_path / "here"
     shutil.copytree(repository, here / "my-project")
     shutil.copy(ROOT / "Makefile", here)
+    for name in ("document.txt", "server.log", "book.txt", "large_file.txt"):
+        (here / name).write_text(LOG)
     (here / ".venv").symlink_to(sys.prefix)
     (tmp_path / "script.yaml").write_text(SCRIPT, "utf-8")
     script = "".join(code for path in DOCS for code in fenced(path, "sh"))
@@ -107,6 +121,19 @@ def test_the_python_snippets_work(tmp_path: Path, repository: Path) -> None:
     assert re.fullmatch(r"completed done\n\S+ \S+changes\.patch 0\.0 US dollars\n1 \['ok'\]\ndone\n", done.stdout)
 
 
+def test_the_python_of_the_page_on_tasks_works(tmp_path: Path) -> None:
+    """As one program, on a small log."""
+    (tmp_path / "script.yaml").write_text(SCRIPT, "utf-8")
+    (tmp_path / "server.log").write_text(LOG)
+    program = "\n".join(fenced(ROOT / "docs" / "bounded-tasks.md", "python"))
+    environment = plain_environment() | {"RLM_MODEL": "scripted:script.yaml"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 found\n1 chunks; 1 calls\ncompleted\n"
+
+
 def test_the_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of YAML can be read, every variable sets something, and so does `.env.example`."""
     monkeypatch.chdir(tmp_path)
@@ -132,7 +159,7 @@ def test_the_flags_and_targets_exist() -> None:
     text = everything()
     usage = "".join(
         subprocess.run([sys.executable, "-m", "rlm_nb", verb, "--help"], stdout=-1, text=True, check=True).stdout
-        for verb in ("run", "tree", "clean")
+        for verb in ("run", "tree", "clean", "task")
     )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy) .*", "", text)))
     assert flags

@@ -41,7 +41,7 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     assert done.returncode == 0, done.stderr
     named = [
         f"measuring: {name}"
-        for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness", "purse")
+        for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness", "purse", "context")
     ]
     assert done.stderr.splitlines() == named
     (
@@ -60,6 +60,7 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         iterations,
         within,
         speed,
+        *contexts,
     ) = cells(done.stdout)
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
@@ -87,6 +88,10 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     assert within[0].startswith("8 processes × 10 calls of random cost, 3 killed in mid-call")
     assert within[5] == "met"  # on every machine: this one is no matter of speed
     assert speed[4] == "≥ 500 operations/s"
+    goals = ["", "≤ 2× mmap.find", "≤ 1.5× the same engine over bytes in memory", "≤ 1 ms at any offset, once indexed"]
+    assert [row[4] for row in contexts] == [*goals, "≤ 200 MB"] * 2
+    assert contexts[0][0].startswith("24 MiB of ASCII: the index of")
+    assert contexts[5][0].startswith("24 MiB of mixed UTF-8: the index of")
     assert set(clean_environment.iterdir()) == before
 
 
@@ -97,8 +102,8 @@ def test_only_what_is_named() -> None:
     refused = bench("leger")
     assert refused.returncode == 2
     assert (
-        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness, purse"
-        in refused.stderr
+        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, "
+        "context" in refused.stderr
     )
     assert not refused.stdout
 
