@@ -41,6 +41,9 @@ TICK = 0.005
 STUBBORN = 20
 """Attempts after which a task is taken for one that catches everything."""
 
+SELDOM = 0.5
+"""Seconds between two attempts, once ten times as many have had no effect."""
+
 BURST = 0.2
 """Seconds for which no line of such a task is let run."""
 
@@ -140,14 +143,16 @@ class _Job:
         if self._why is None:
             cancel = self._guards.cancel
             self._why = self._guards.out_of_time() if cancel.timed_out else CancelledError(cancel.reason)
-        attempts = 0
+        attempts, pause = 0, TICK
         while self.is_going_on() and time.monotonic() < deadline:
             attempts += 1
             if attempts % STUBBORN:
                 self._raise_in_it()
-                self._done.wait(TICK)
+                self._done.wait(pause)
             elif sys.version_info >= (3, 12):
                 self._raise_in_each_line(BURST)
+            if attempts > 10 * STUBBORN:
+                pause = SELDOM
 
     def leave(self) -> None:
         """Go on without it; something else goes on trying to end it."""

@@ -78,7 +78,7 @@ def test_all_matches_of_a_frequent_pattern(large: Path) -> None:
     """None is lost or found twice where two stretches meet."""
     text = large.read_text("utf-8")
     with Context.open(large) as context:
-        for pattern in (r"\d+ ms", "worker"):
+        for pattern in (r"\d*0 ms", "00 ms"):
             found = context_search(context, pattern, max_hits=10**9, case_sensitive=True)
             assert [match.start for match in found] == [match.start() for match in regex.finditer(pattern, text)]
             assert "worker" in context
