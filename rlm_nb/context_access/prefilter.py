@@ -153,7 +153,8 @@ class _Translation:
         if not self._case_sensitive:
             # Its other case may be ASCII: the Kelvin sign's is.
             return ANY
-        return regex.escape(character.encode("utf-8", "surrogatepass"))
+        escaped: bytes = regex.escape(character.encode("utf-8", "surrogatepass"))
+        return escaped
 
     def _set(self) -> _Set:
         negated = self._take("^")

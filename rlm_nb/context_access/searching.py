@@ -71,7 +71,7 @@ def matches(context: str | Context, pattern: str, *, case_sensitive: bool, timeo
     made = compiled(pattern, case_sensitive=case_sensitive)
     if isinstance(context, str):
         patience = timeout * max(1.0, len(context) / WINDOW)
-        return (Span(*found.span(), found[0]) for found in _in_time(made, context, 0, patience))
+        return (Span(found.start(), found.end(), found[0]) for found in _in_time(made, context, 0, patience))
     if case_sensitive and is_literal(pattern):
         return occurrences(context, pattern, timeout)
     skip = _skipping(context, pattern, case_sensitive=case_sensitive, timeout=timeout)

@@ -19,16 +19,18 @@ from rlm_nb.kernel.launch import Launcher, kernel_spec
 from tests.kernel.conftest import Bench, Start, text
 
 DAEMON = """
-import os, subprocess, sys
+import os, subprocess, sys, time
 script = '''
 import os, sys, time
 if os.fork(): sys.exit()
 os.setsid()
 if os.fork(): sys.exit()
-open("daemon.pid", "w").write(str(os.getpid()))
+open("daemon.new", "w").write(str(os.getpid()))
+os.rename("daemon.new", "daemon.pid")
 time.sleep(300)
 '''
 subprocess.run([sys.executable, "-c", script], env={}, check=True)
+while not os.path.exists("daemon.pid"): time.sleep(0.01)
 """
 """A daemon that has left the kernel's session, family and environment, as a real one does."""
 
