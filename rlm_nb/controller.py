@@ -5,12 +5,9 @@ This is the only file that knows every part. Keys, the ledger, depth and limits 
 
 from __future__ import annotations
 
-import inspect
 import logging
-import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,19 +21,19 @@ from rlm_nb.agent.loop import Agent
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.agent.subagents import Queries, Spawn
 from rlm_nb.agent.transcript import RecordingKernel, Transcript
+from rlm_nb.audience import Audience, both, ignore
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
-from rlm_nb.context_access import IN_MEMORY
 from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
-from rlm_nb.kernel.cell import OnOutput
+from rlm_nb.home import Home, Opened
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
-from rlm_nb.protocols import Kernel, Listener, Model, Price
+from rlm_nb.protocols import Listener, Model, Price
 from rlm_nb.records import (
     JSON,
     AgentEnded,
@@ -44,21 +41,17 @@ from rlm_nb.records import (
     AgentStarted,
     Answer,
     Balance,
-    CellResult,
-    Event,
-    Iterated,
     Iteration,
     Notice,
     Outcome,
-    Patch,
     Task,
     Usage,
 )
-from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
+from rlm_nb.surroundings import about, budget, facts, help_texts, may_delegate, readable, status
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.source import Source
-from rlm_nb.workspace.worktree import BRINGING_HOME, Worktree
+from rlm_nb.workspace.worktree import BRINGING_HOME
 
 # As the documentation of `logging` has it for libraries: warnings are for who asks for them, not for stderr.
 logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
@@ -91,10 +84,6 @@ class RunResult:
     patch_file: Path | None
     repository: str = ""
     faults: tuple[str, ...] = ()
-
-
-def ignore(event: Event) -> None:
-    """A listener that does not care."""
 
 
 def run(
@@ -170,9 +159,9 @@ def open_run(
         model = model or get_model(config, secrets or {})
         price = price_for(model, config.budget)
         if context is not None:
-            context = _readable(context)
+            context = readable(context)
         cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
-        audience = _Audience(listen, cancel)
+        audience = Audience(listen, cancel)
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
@@ -224,6 +213,7 @@ class Run:
     def __post_init__(self) -> None:
         self.started = time.time()
         self._result: RunResult | None = None
+        self._about = about(self.folder.name, self.model.name, self.source)
         self._iterations = self._run_root()
         self._stack = ExitStack()
 
@@ -297,16 +287,22 @@ class Run:
                 begun = stack.enter_context(self.ledger.reserve_sandbox(task.agent))
                 stack.callback(self.ledger.release_agent, task.agent)
                 notebook = self.folder / f"{task.agent}.ipynb"
-                prompts = Prompts(task, self.config.rlm, _help(task, self.config), self._facts(task), self._status)
-                recorder = stack.enter_context(
-                    Recorder.open(notebook, task=task, system=prompts.system(), about=self._about(), parent=parent)
+                prompts = Prompts(
+                    task,
+                    self.config.rlm,
+                    help_texts(task, self.config.rlm.max_depth),
+                    facts(task, self.source),
+                    lambda: status(self.ledger.balance()),
                 )
-                tell = _both(recorder.listen, self.listen)
+                recorder = stack.enter_context(
+                    Recorder.open(notebook, task=task, system=prompts.system(), about=self._about, parent=parent)
+                )
+                tell = both(recorder.listen, self.listen)
                 max_tokens = self.config.model.max_tokens
                 model = MeteredModel(self.model, self.ledger, self.price, task.agent, max_tokens, tell)
                 above(AgentStarted(task.agent, task))
                 soft = stack.enter_context(cancel.child(earlier=self._finishing()))
-                home = stack.enter_context(_Home(partial(self._open, task, base, model, recorder, begun), soft))
+                home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun), soft))
                 agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens)
                 try:
                     outcome = yield from agent.iterate(soft, cancel)
@@ -385,7 +381,7 @@ class Run:
         cancel: Cancellation,
         stack: ExitStack,
         kernels: ExitStack,
-    ) -> tuple[Worktree, Kernel, Queries]:
+    ) -> Opened:
         """An agent's worktree, with a kernel in it; from then on the agent counts as started."""
         try:
             folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
@@ -408,7 +404,7 @@ class Run:
             self.config.kernel,
             {
                 "task": task.prompt,
-                "subagents": _may_delegate(task, self.config),
+                "subagents": may_delegate(task, self.config.rlm.max_depth),
                 "context": str(task.context) if task.context else None,
                 "objects": str(self.source.ctl / "objects"),
                 "worktree": str(tree.path),
@@ -422,7 +418,7 @@ class Run:
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""
-        running = self.agent(task, base, cancel, recorder.here(), _both(recorder.listen, self.listen))
+        running = self.agent(task, base, cancel, recorder.here(), both(recorder.listen, self.listen))
         while True:
             try:
                 next(running)
@@ -437,7 +433,7 @@ class Run:
         if call.name == "llm_query":
             return queries.llm(call.arguments, cancel)
         if call.name == "budget":
-            return self._budget(task)
+            return budget(self.ledger.balance(), task.depth, self.config.rlm.max_depth)
         if call.name == "output":
             return transcript.piece(call.arguments)
         if call.name == "price":
@@ -453,147 +449,8 @@ class Run:
             raise BridgeError(f"a price is asked for with counts of {', '.join(known)}")
         return self.price(Usage(**counts))
 
-    def _budget(self, task: Task) -> dict[str, JSON]:
-        balance = self.ledger.balance()
-        left = balance.left_cost
-        return {
-            "spent_usd": balance.spent_cost / 1e6,
-            "left_usd": None if left is None else left / 1e6,
-            "agents_used": balance.sandboxes,
-            "agents_limit": balance.limit_sandboxes,
-            "seconds_left": balance.seconds_left,
-            "calls": balance.calls,
-            "input_tokens": balance.spent.prompt_tokens,
-            "output_tokens": balance.spent.output_tokens,
-            "depth": task.depth,
-            "max_depth": self.config.rlm.max_depth,
-        }
-
-    def _status(self) -> str:
-        balance = self.ledger.balance()
-        parts = []
-        if balance.left_cost is not None and balance.limit_cost is not None:
-            parts.append(f"${balance.left_cost / 1e6:.2f} of ${balance.limit_cost / 1e6:.2f}")
-        if balance.limit_sandboxes is not None:
-            parts.append(f"{balance.limit_sandboxes - balance.sandboxes} of {balance.limit_sandboxes} agents")
-        if balance.seconds_left is not None:
-            parts.append(f"{balance.seconds_left:.0f} seconds")
-        return f"Left for the whole tree: {', '.join(parts)}."
-
-    def _facts(self, task: Task) -> list[str]:
-        facts = [f"The worktree is a copy of {self.source.origin}"]
-        if self.source.head and not task.depth:
-            facts[0] += f" as it was checked out, at commit {self.source.head[:10]}"
-        if task.depth:
-            facts[0] += " as the agent that asks you has it at this moment"
-        facts[0] += "."
-        if str(self.source.subfolder) != ".":
-            facts.append(f"Your working folder is {self.source.subfolder}/ in it.")
-        if task.context:
-            size = _readable(task.context).stat().st_size
-            facts.append(f"`context` holds a text of {size:,} bytes.")
-            if size > IN_MEMORY:
-                facts.append(
-                    "It is not in memory: `context` has length, slices and `in`, and the functions `context_search`, "
-                    "`context_slice` and `context_chunks` look into it; `str(context)` is all of it, as a string."
-                )
-        return facts
-
-    def _about(self) -> dict[str, JSON]:
-        return {
-            "model": self.model.name,
-            "repository": self.source.origin,
-            "commit": self.source.head,
-            **({"with uncommitted changes": self.source.base} if self.source.base != self.source.head else {}),
-            "run": self.folder.name,
-            "isolation": "none: cells run with the rights of the user who started the run",
-        }
-
     def _finishing(self) -> float:
         return min(FINISHING, self.config.rlm.global_timeout / 10)
-
-
-class _Home:
-    """An agent's worktree and kernel, opened in the background while the model is asked for the first time.
-
-    Args:
-        work: Opens them; is given what stops it, and who closes the worktree and the kernel.
-        cancel: Stops that, and every call of the kernel's.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Cancellation, ExitStack, ExitStack], tuple[Worktree, Kernel, Queries]],
-        cancel: Cancellation,
-    ) -> None:
-        self._work, self._cancel = work, cancel
-        self._stack, self._kernels = ExitStack(), ExitStack()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-home")
-        self._opening: Future[tuple[Worktree, Kernel, Queries]] | None = None
-
-    def __enter__(self) -> Self:
-        self._cancel = self._stack.enter_context(self._cancel.child())
-        self._opening = self._pool.submit(self._work, self._cancel, self._stack, self._kernels)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.rest()
-        finally:
-            self._stack.close()
-
-    def rest(self) -> None:
-        """End the kernel, and with it every call: nothing goes on below, and nothing more is written."""
-        self._cancel.cancel("the agent that asked for it ended")
-        self._pool.shutdown()  # nobody waits any more for a kernel that is only starting
-        self._kernels.close()
-
-    def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
-        """Run a cell, once there is a kernel."""
-        assert self._opening is not None
-        return self._opening.result()[1].execute(code, cancel, on_output)
-
-    def patch(self, cancel: Cancellation) -> Patch:
-        """What changed in the worktree, if there was one; or why that cannot be told."""
-        assert self._opening is not None
-        if self._opening.exception():
-            return Patch()
-        try:
-            return self._opening.result()[0].patch(cancel)
-        except RLMError as error:
-            why = f"the edits could not be read: {error}"
-            return Patch(error=why, notes=(why,))
-
-    def children(self) -> list[AgentResult]:
-        """The sub-agents that were started here."""
-        assert self._opening is not None
-        return [] if self._opening.exception() else self._opening.result()[2].children
-
-
-class _Audience:
-    """Whoever listens to a run. What it raises reaches no agent's thread: it stops the run, and is kept for the end."""
-
-    def __init__(self, listen: Listener, cancel: Cancellation) -> None:
-        self._listen, self._cancel = listen, cancel
-        self._error: Exception | None = None
-        self.saw_a_turn = False
-
-    def __call__(self, event: Event) -> None:
-        self.saw_a_turn |= isinstance(event, Iterated)
-        if self._error is not None:
-            return
-        try:
-            self._listen(event)
-        except Exception as error:  # noqa: BLE001 - whatever it is, `check` raises it
-            self._error = error
-            self._cancel.cancel(f"its listener failed: {error!r}")
-
-    def check(self) -> None:
-        """Raise what the listener raised, if it did."""
-        if self._error is not None:
-            raise self._error
 
 
 @contextmanager
@@ -603,33 +460,6 @@ def _noting(faults: list[str]) -> Iterator[None]:
         yield
     except RLMError as error:
         faults.append(str(error))
-
-
-def _both(first: Listener, second: Listener) -> Listener:
-    def listen(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return listen
-
-
-def _may_delegate(task: Task, config: Config) -> bool:
-    return task.depth < config.rlm.max_depth
-
-
-def _help(task: Task, config: Config) -> dict[str, str]:
-    """The functions of an agent's REPL with their docstrings, as the model reads them."""
-    names = FUNCTIONS + (AGENT_FUNCTIONS if _may_delegate(task, config) else ())
-    help_texts = {}
-    for name in sorted(names, key=str.lower):
-        function = getattr(Functions, name)
-        signature = inspect.signature(function)
-        parameters = ", ".join(
-            parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
-            for parameter in list(signature.parameters.values())[1:]
-        )
-        help_texts[f"{name}({parameters})"] = " ".join((inspect.getdoc(function) or "").split())
-    return help_texts
 
 
 def _ledger(config: Config, folder: Path, listen: Listener) -> BudgetFile | SharedBudget:
@@ -659,13 +489,3 @@ def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellatio
     limited = Cancellation(time.monotonic() + (seconds if left is None else min(seconds, left)))
     with cancel.calling(lambda: limited.cancel(cancel.reason)):
         yield limited
-
-
-def _readable(context: Path) -> Path:
-    try:
-        if not stat.S_ISREG(context.stat().st_mode):  # opening a pipe would wait for whoever writes into it
-            raise RunFolderError(f"{context}: the context is no file")
-        with context.open("rb"):
-            return context.absolute()
-    except OSError as error:
-        raise RunFolderError(f"{context}: the context cannot be read: {error.strerror}") from error
