@@ -17,8 +17,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import CodeType
@@ -28,7 +27,7 @@ from rlm_nb import context_access
 from rlm_nb.context_access import Text
 from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
 from rlm_nb.records import Status
-from rlm_nb.tasks.guards import Guards, Told, current
+from rlm_nb.tasks.guards import LOOK, Guards, Told, current
 
 T = TypeVar("T")
 
@@ -124,6 +123,7 @@ class _Job:
 
     def __init__(self, function: TaskFunction, context: Text, guards: Guards) -> None:
         self._function, self._context, self._guards = function, context, guards
+        self._is_async = False
         self._ended: Ended | None = None
         self._why: BudgetExceededError | CancelledError | None = None
         self._done = threading.Event()
@@ -135,7 +135,7 @@ class _Job:
         self._thread.start()
 
     def is_going_on(self) -> bool:
-        return not self._done.is_set()
+        return not self._done.is_set() and self._thread.is_alive()
 
     def stop(self, seconds: float) -> None:
         """Raise in the task until it ends, at most so long."""
@@ -143,6 +143,8 @@ class _Job:
         if self._why is None:
             cancel = self._guards.cancel
             self._why = self._guards.out_of_time() if cancel.timed_out else CancelledError(cancel.reason)
+        if self._is_async:
+            self._done.wait(GRACE / 2)  # it looks by itself
         attempts, pause = 0, TICK
         while self.is_going_on() and time.monotonic() < deadline:
             attempts += 1
@@ -164,8 +166,11 @@ class _Job:
         return self._ended or self._stopped(self._why or self._guards.out_of_time())
 
     def _run(self) -> None:
-        with suppress(BaseException):  # sent to end the task, it came a moment after its end
+        # Not `suppress`, which is no code of ours, and might be refused.
+        try:  # noqa: SIM105
             self._ended = self._to_its_end()
+        except BaseException:  # noqa: BLE001, S110 - sent to end the task, it came a moment after its end
+            pass
         while not self._done.is_set():
             try:
                 with self._ending:
@@ -188,7 +193,8 @@ class _Job:
     def _value(self) -> Any:
         made = self._function(self._context)
         if inspect.iscoroutine(made):
-            return asyncio.run(made)
+            self._is_async = True
+            return asyncio.run(self._until_stopped(made))
         if not inspect.isgenerator(made):
             return made
         findings = partial([])
@@ -197,6 +203,16 @@ class _Job:
                 findings.append(next(made))
             except StopIteration as end:
                 return findings if end.value is None else end.value
+
+    async def _until_stopped(self, made: Coroutine[Any, Any, T]) -> T:
+        """Cancel an asynchronous task in its own way: an error out of nowhere may keep its event loop from closing."""
+        task = asyncio.ensure_future(made)
+        while not (await asyncio.wait([task], timeout=LOOK))[0]:
+            if self._guards.cancel.is_cancelled():
+                task.cancel()
+                await asyncio.wait([task], timeout=GRACE / 4)
+                self._guards.check()
+        return task.result()
 
     def _stopped(self, error: Exception) -> Ended:
         return Ended("partial", self._findings(), str(self._why or error), is_left=self.is_going_on())
