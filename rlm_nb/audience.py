@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.protocols import Listener
-from rlm_nb.records import Event, Iterated
+from rlm_nb.records import Event, Replied
 
 
 def ignore(event: Event) -> None:
@@ -21,7 +21,7 @@ class Audience:
 
     def __call__(self, event: Event) -> None:
         """Pass the event on; never raises."""
-        self.saw_a_turn |= isinstance(event, Iterated)
+        self.saw_a_turn |= isinstance(event, Replied)
         if self._error is not None:
             return
         try:

@@ -17,6 +17,9 @@ from rlm_nb.processes import is_alive, this_process, world
 from rlm_nb.records import JSON, AgentResult
 from rlm_nb.workspace.scratch import remove_tree
 
+LARGEST = 1 << 30
+"""Bytes of a run.json; no answer is longer."""
+
 ATTEMPTS = 100
 """Names that are tried for a run before we believe that something else is wrong."""
 
@@ -91,20 +94,25 @@ def goes_on(folder: Path) -> bool:
     """Whether a run has not ended, as far as anybody here can know.
 
     Raises:
-        RunFolderError: The folder has no run.json that one could tell it from.
+        RunFolderError: The folder is not that of a run, or has no run.json that one could tell it from.
     """
     path = folder / "run.json"
     try:
+        # Whoever may remove a run must not take another program's folder for one.
+        if not (path.is_file() and (folder / "config.yaml").is_file() and path.stat().st_size <= LARGEST):
+            raise RunFolderError(f"{folder} is not the folder of a run")
         state = json.loads(path.read_text(encoding="utf-8"))
-        if state["status"] == "completed" or "ended" in state:
-            return False
-        if state.get("pid_world") != world():
-            return True  # in another container, or written by an earlier version: who knows
-        return is_alive(state["pid"], state["pid_started"])
+        if state["id"] != folder.name or not state["version"] or not isinstance(state["status"], str):
+            raise KeyError("id")
+        begun = state["pid_world"], state["pid"], state["pid_started"]
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} is not the record of a run") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(f"{path} is not the record of a run of this version") from error
+    if state["status"] == "completed" or "ended" in state:
+        return False
+    # In another container: who knows.
+    return begun[0] != world() or is_alive(*begun[1:])
 
 
 def as_json(result: AgentResult) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def clean(
             from rlm_nb.cli.runs import find_run
             from rlm_nb.config import load
 
-            _remove(find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir).resolve(), dry_run, yes)
+            _remove(find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir), dry_run, yes)
 
 
 def _sweep(dry_run: bool) -> None:
@@ -75,6 +75,9 @@ def _remove(folder: Path, dry_run: bool, yes: bool) -> None:
     from rlm_nb.run_folder import goes_on
     from rlm_nb.workspace.scratch import remove_tree
 
+    if folder.is_symlink():
+        raise RunFolderError(f"{folder} is a link; what it leads to is not removed by that name")
+    folder = folder.resolve()
     if goes_on(folder):
         raise RunFolderError(f"{folder} goes on; stop it first")
     if dry_run:

@@ -17,6 +17,8 @@ def find_run(name: str, runs_dir: Path) -> Path:
     Raises:
         RunFolderError: There is none, or there are several, or it cannot be read.
     """
+    if not name:
+        raise RunFolderError("the name of a run is empty")
     try:
         if name != "last" and _is_run(Path(name)):
             return Path(name)

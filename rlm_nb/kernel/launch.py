@@ -25,11 +25,14 @@ from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel import causes, environment, messages
 from rlm_nb.kernel.limits import Limits, memory_kills
-from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess
+from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess, open_log
 from rlm_nb.processes import mark
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one message that we take; a kernel that sends more is cut off from that message."""
+
+LAST_WORDS = 2000
+"""Characters of a kernel's log that an error repeats."""
 
 _UNIX_PATH = 100
 """The longest path of a unix socket is 107 bytes; a little of that is the socket's own name."""
@@ -111,23 +114,28 @@ class Process:
         self._told = 0
         self._memory_kills = memory_kills()
         self._log = folder / "kernel.log"
-        with ExitStack() as stack:
-            sockets = stack.enter_context(_socket_folder(folder))
-            self._manager = _Manager(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/connection.json")
-            self._manager.forkserver = launcher.forkserver
-            self._manager._kernel_spec = kernel_spec()
-            # CurveZMQ guards sockets that others can reach; these lie in a folder of our own.
-            self._manager.transport_encryption = "disabled"
-            launcher.run(
-                self._manager.start_kernel(
-                    cwd=str(workdir),
-                    env=_environment(folder),
-                    descriptors={VARIABLE: wire},
-                    log=self._log,
-                    limits=limits,
+        try:
+            with ExitStack() as stack:
+                sockets = stack.enter_context(_socket_folder(folder))
+                self._manager = _Manager(
+                    transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/connection.json"
                 )
-            )
-            self._stack = stack.pop_all()
+                self._manager.forkserver = launcher.forkserver
+                self._manager._kernel_spec = kernel_spec()
+                # CurveZMQ guards sockets that others can reach; these lie in a folder of our own.
+                self._manager.transport_encryption = "disabled"
+                launcher.run(
+                    self._manager.start_kernel(
+                        cwd=str(workdir),
+                        env=_environment(folder),
+                        descriptors={VARIABLE: wire},
+                        log=self._log,
+                        limits=limits,
+                    )
+                )
+                self._stack = stack.pop_all()
+        except OSError as error:  # cells can write in the agent's folder, and so remove or replace what is in it
+            raise KernelStartError(f"the kernel cannot be started: {error.strerror}: {error.filename}") from error
         self._process: SupervisedProcess = self._manager.provisioner.process
         self._client: BlockingKernelClient | None = None
 
@@ -227,7 +235,12 @@ class Process:
         return causes.of_death(code, self._process.passed, self._limits, memory_ran_out=ran_out)
 
     def _log_tail(self) -> str:
-        text = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        try:
+            with open_log(self._log, os.O_RDONLY) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * LAST_WORDS))
+                text = file.read(4 * LAST_WORDS).decode("utf-8", "replace")[-LAST_WORDS:].strip()
+        except OSError:  # it is not there, or no log any more
+            return ""
         return f"; its last words:\n{text}" if text else ""
 
 
@@ -256,4 +269,7 @@ def _environment(folder: Path) -> dict[str, str]:
 def _socket_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A 0700 folder whose path leaves room for the name of a unix socket."""
     short = len(os.fsencode(folder)) + len("/s-12345678/k-5") <= _UNIX_PATH
-    return tempfile.TemporaryDirectory(prefix="s-" if short else mark(), dir=folder if short else "/tmp")
+    # A cell may have put something else in its place by the time that it is removed.
+    return tempfile.TemporaryDirectory(
+        prefix="s-" if short else mark(), dir=folder if short else "/tmp", ignore_cleanup_errors=True
+    )

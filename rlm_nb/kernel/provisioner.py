@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 from jupyter_client.connect import KernelConnectionInfo
@@ -98,7 +100,7 @@ def _start(
     limits: Limits,
 ) -> SupervisedProcess:
     """Fork the kernel if that can be done, else start it cold."""
-    with (log or Path(os.devnull)).open("ab") as output:
+    with open_log(log) if log else Path(os.devnull).open("ab") as output:
         if forkserver is not None:
             try:
                 start = partial(_fork, forkserver, command, env, cwd, descriptors, limits, output=output.fileno())
@@ -106,6 +108,19 @@ def _start(
             except KernelStartError as error:
                 logger.warning("%s; the kernel is started cold", error)
         return _supervised(partial(_start_cold, command, env, cwd, descriptors, limits, output=output.fileno()))
+
+
+def open_log(path: Path, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT) -> BinaryIO:
+    """A kernel's log, which is a file and nothing else: opening a pipe that a cell has put there would wait for ever.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no file", str(path))
+    return os.fdopen(descriptor, "rb" if flags == os.O_RDONLY else "ab")
 
 
 def _supervised(start: Callable[[socket.socket], None], forkserver: Forkserver | None = None) -> SupervisedProcess:

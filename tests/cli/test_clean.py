@@ -7,14 +7,24 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import psutil
 import pytest
 
 from rlm_nb.processes import this_process, world
 from tests.cli.conftest import PATIENCE, Command, Terminal
 from tests.whole_runs.conftest import Shell, cell, until
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One of these at a time: processes that a run has left belong to no folder, and whoever cleans kills them."""
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "clean.lock"):
+        yield
+
 
 DAEMON = cell(
     "import subprocess",
@@ -120,24 +130,29 @@ def test_a_run_that_goes_on_stays(shell: Shell, rlm_nb: Command, repository: Pat
     assert rlm_nb("clean").returncode == 0  # its folders
 
 
+OURS = {"version": 1, "id": "some", "status": "running", "pid": os.getpid(), "pid_started": 1.0, "pid_world": world()}
+
+
 @pytest.mark.parametrize(
     ("state", "code"),
     [
-        ({"status": "running", "pid": os.getpid()}, 1),
-        ({"status": "running", "pid": os.getpid(), "pid_started": 1.0, "pid_world": "elsewhere"}, 1),
-        ({"status": "running", "pid": os.getpid(), "pid_started": 1.0, "pid_world": world()}, 0),
-        ({"status": "partial", "ended": 1.0}, 0),
-        ({"status": "partial", "pid": os.getpid(), "pid_started": 1.0, "pid_world": "elsewhere"}, 1),
+        (OURS, 0),
+        ({**OURS, "pid_world": "elsewhere"}, 1),
+        ({**OURS, "pid_world": "elsewhere", "ended": 1.0}, 0),
+        ({**OURS, "pid_world": "elsewhere", "status": "partial"}, 1),
+        ({**OURS, "id": "another"}, 1),
+        ({"status": "completed", "metrics": {}}, 1),
         ({"name": "somebody's notebook"}, 1),
         (["no record"], 1),
         (None, 1),
     ],
     ids=[
-        "earlier version",
-        "another container",
         "number used again",
+        "another container",
         "ended",
         "stopped",
+        "renamed",
+        "another program's",
         "something else",
         "a list",
         "no file",
@@ -148,7 +163,34 @@ def test_when_a_folder_may_go(rlm_nb: Command, tmp_path: Path, state: object, co
     folder = tmp_path / "some"
     folder.mkdir()
     (folder / "root.ipynb").write_text("{}")
+    (folder / "config.yaml").touch()
     if state is not None:
         (folder / "run.json").write_text(json.dumps(state))
     assert rlm_nb("clean", folder, "--yes").returncode == code
     assert folder.exists() == (code == 1)
+
+
+def test_what_is_no_name_of_a_run(rlm_nb: Command, tmp_path: Path) -> None:
+    """An empty name, as an unset variable gives it, and a link are refused; what the link leads to stays."""
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    (folder / "run.json").write_text(json.dumps({**OURS, "ended": 1.0}))
+    (tmp_path / "link").symlink_to(folder)
+    assert "the name of a run is empty" in rlm_nb("clean", "", "--yes").stderr
+    refused = rlm_nb("clean", tmp_path / "link", "--yes")
+    assert (refused.returncode, "is a link" in refused.stderr) == (1, True)
+    assert folder.exists()
+
+
+def test_a_record_that_cannot_be_looked_at(rlm_nb: Command, tmp_path: Path) -> None:
+    """A pipe in its place holds nobody up, and lists within lists are no fault of ours."""
+    for name in ("pipe", "deep"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "root.ipynb").write_text("{}")
+        (folder / "config.yaml").touch()
+    os.mkfifo(tmp_path / "pipe/run.json")
+    (tmp_path / "deep/run.json").write_text("[" * 100_000)
+    assert "not the folder of a run" in rlm_nb("clean", tmp_path / "pipe", "--yes").stderr
+    assert "not the record of a run" in rlm_nb("clean", tmp_path / "deep", "--yes").stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlm_nb.notebook.reader import read
 from rlm_nb.run_folder import make_in
 from tests.whole_runs.conftest import Shell, cell, check_record
 
@@ -37,6 +38,33 @@ def test_a_record_that_cannot_be_written(shell: Shell, repository: Path, harm: s
     assert (ended.out, ended.code) == ("the answer\n", 1), ended.err
     (fault,) = (line for line in ended.err.splitlines() if line.startswith("Error: "))
     assert says in fault
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "shutil.rmtree(WORKDIR.parent)",
+        "shutil.rmtree(WORKDIR.parent); WORKDIR.parent.touch()",
+        "[(shutil.rmtree(p), p.touch()) for p in WORKDIR.parent.glob('s-*')]",
+        "log.unlink(); log.mkdir()",
+        "log.unlink(); os.mkfifo(log)",
+        "log.unlink(); log.symlink_to('/dev/zero')",
+        "shutil.rmtree(WORKDIR.parent / 'tmp'); (WORKDIR.parent / 'tmp').touch()",
+    ],
+    ids=["gone", "replaced", "sockets", "log a folder", "log a pipe", "log endless", "no TMPDIR"],
+)
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "lives"])
+def test_an_agent_that_ruins_its_own_folder(shell: Shell, repository: Path, harm: str, dies: bool) -> None:
+    """Its kernel may not start again, and its edits may be gone; the run ends with a sentence, and its record stays."""
+    ruin = cell(
+        "import shutil; answer = 'so far'; log = WORKDIR.parent / 'kernel.log'", harm, "os._exit(3)" if dies else ""
+    )
+    script = shell.script({"root": [ruin, cell("FINAL('the answer')")]})
+    ended = shell.run(repository, "--model", script, "-c", shell.settings(kernel={"start_timeout": 5}))
+    assert ended.code in (0, 1), ended.err
+    assert dies or ended.out == "the answer\n", ended.err
+    assert "this should not have happened" not in ended.err
+    assert read(ended.run / "root.ipynb").outcome is not None
 
 
 def test_edits_of_a_sub_agent_that_cannot_be_read(shell: Shell, repository: Path) -> None:
