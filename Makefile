@@ -36,7 +36,8 @@ demo: environment
 	@run=$$(ls -td runs/*/ | head -n 1); printf '%s\n' '' 'To look at what it made:' \
 		"  the notebook  $${run}root.ipynb, in JupyterLab or VS Code: its links lead to the sub-agents' notebooks" \
 		'  the agents    $(BIN)/rlm-nb tree last' \
-		"  the patch     git -C build/pantry apply ../../$${run}changes.patch"
+		'  the edits     $(BIN)/rlm-nb diff last' \
+		'  to have them  $(BIN)/rlm-nb apply last'
 
 test: environment
 	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

@@ -74,6 +74,7 @@ class RunResult:
         balance: What the ledger holds in the end.
         patch_file: The root's edits as a patch; `None` when it changed nothing.
         repository: What the run worked on: an absolute path, or a URL.
+        checkout: The folder that its edits can be applied to; `None` when it worked on a bare repository or a URL.
         faults: What of the run could not be kept, and why, in sentences; empty as a rule.
     """
 
@@ -83,6 +84,7 @@ class RunResult:
     balance: Balance
     patch_file: Path | None
     repository: str = ""
+    checkout: Path | None = None
     faults: tuple[str, ...] = ()
 
 
@@ -262,7 +264,14 @@ class Run:
         with _noting(faults):
             self.write_state(root)
         self._result = RunResult(
-            self.folder.name, self.folder, root, balance, patch_file, self.source.origin, tuple(dict.fromkeys(faults))
+            id=self.folder.name,
+            folder=self.folder,
+            root=root,
+            balance=balance,
+            patch_file=patch_file,
+            repository=self.source.origin,
+            checkout=self.source.top,
+            faults=tuple(dict.fromkeys(faults)),
         )
 
     def agent(
@@ -352,6 +361,7 @@ class Run:
             "id": self.folder.name,
             "task": self.task.prompt,
             "repository": self.source.origin,
+            "checkout": None if self.source.top is None else str(self.source.top),
             "commit": self.source.head,
             "base": self.source.base,
             "model": self.model.name,

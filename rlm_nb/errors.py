@@ -28,7 +28,7 @@ RLMError
 │   └── KernelDiedError         the kernel ended and was not restarted
 ├── BridgeError                 a message between kernel and controller was not understood
 ├── SubAgentError               a sub-agent ended without an answer
-├── EditConflictError           a sub-agent's edits do not fit to what is there now; carries the files
+├── EditConflictError           an agent's edits do not fit to what is there now; carries the files
 └── CancelledError              somebody stopped the run
 """
 
@@ -181,20 +181,23 @@ class SubAgentError(RLMError):
 
 
 class EditConflictError(RLMError):
-    """A sub-agent's edits do not fit to what is in the worktree by now.
+    """An agent's edits do not fit to what is there by now.
 
     Args:
         agent: Whose edits they are.
         files: Why each of the files does not fit, by its path.
         kept: Whether what fits was taken over all the same, and conflict markers were left in text files.
+        otherwise: What can be done when nothing was changed: the end of the message.
     """
 
-    def __init__(self, agent: str, files: Mapping[str, str], *, kept: bool) -> None:
+    def __init__(self, agent: str, files: Mapping[str, str], *, kept: bool = False, otherwise: str = "") -> None:
         what = "; ".join(f"{path}: {why}" for path, why in files.items())
         then = (
             "All else was taken over; where the same lines were changed, <<<<<<< and >>>>>>> stand around them."
             if kept
-            else "Nothing was changed; apply(markers=True) takes over what fits, with conflict markers in the rest."
+            else f"Nothing was changed; {otherwise}"
+            if otherwise
+            else "Nothing was changed."
         )
         super().__init__(f"the edits of {agent} do not fit to what is here now. {what}. {then}")
         self.files = tuple(files)

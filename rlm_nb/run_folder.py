@@ -15,6 +15,7 @@ from rlm_nb.config import Config
 from rlm_nb.errors import RunFolderError
 from rlm_nb.processes import is_alive, this_process, world
 from rlm_nb.records import JSON, AgentResult
+from rlm_nb.workspace.apply import Home
 from rlm_nb.workspace.scratch import remove_tree
 
 LARGEST = 1 << 30
@@ -96,23 +97,47 @@ def goes_on(folder: Path) -> bool:
     Raises:
         RunFolderError: The folder is not that of a run, or has no run.json that one could tell it from.
     """
-    path = folder / "run.json"
-    try:
+    with _state(folder) as state:
         # Whoever may remove a run must not take another program's folder for one.
-        if not (path.is_file() and (folder / "config.yaml").is_file() and path.stat().st_size <= LARGEST):
-            raise RunFolderError(f"{folder} is not the folder of a run")
-        state = json.loads(path.read_text(encoding="utf-8"))
         if state["id"] != folder.name or not state["version"] or not isinstance(state["status"], str):
             raise KeyError("id")
         begun = state["pid_world"], state["pid"], state["pid_started"]
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"{path} is not the record of a run of this version") from error
     if state["status"] == "completed" or "ended" in state:
         return False
     # In another container: who knows.
     return begun[0] != world() or is_alive(*begun[1:])
+
+
+def where_edits_belong(folder: Path) -> Home:
+    """What a run worked on.
+
+    Raises:
+        RunFolderError: The folder has no run.json that says it.
+    """
+    with _state(folder) as state:
+        checkout = state["checkout"]
+        return Home(
+            str(state["repository"]),
+            None if checkout is None else Path(checkout),
+            str(state["commit"]),
+            str(state["task"]),
+        )
+
+
+@contextmanager
+def _state(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the run.json of a run says; what the block does not find in it is said to be missing."""
+    path = folder / "run.json"
+    try:
+        # Opening a pipe would wait for whoever writes into it.
+        if not (path.is_file() and (folder / "config.yaml").is_file() and path.stat().st_size <= LARGEST):
+            raise RunFolderError(f"{folder} is not the folder of a run")
+        # Paths may hold bytes that are not UTF-8; they are written as they are.
+        yield json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunFolderError(f"{path} is not the record of a run of this version") from error
 
 
 def as_json(result: AgentResult) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_the_patch_repairs_the_example(demo: Demo, git: Git) -> None:
     pantry = demo.folder / "build" / "pantry"
     assert git(pantry, "status", "--porcelain") == ""
     assert "1 failed" in pytest_in(pantry).stdout
-    advice = re.search(r"the patch +(git .*)", demo.printed)
+    advice = re.search(r"to have them +(\S+/rlm-nb apply last)", demo.printed)
     assert advice
     subprocess.run(advice[1].split(), cwd=demo.folder, check=True)
     after = pytest_in(pantry)
@@ -135,14 +135,15 @@ def test_the_answer_is_made_from_what_the_cells_found(demo: Demo) -> None:
 
 
 def test_it_says_what_is_real_and_where_to_look(demo: Demo) -> None:
-    """The first line owns up to the script; the last ones name the notebook, the tree and the patch."""
+    """The first line owns up to the script; the last ones name the notebook, the tree and the edits."""
     printed = demo.printed.splitlines()
     assert printed[0] == "The model is scripted (examples/demo.yaml), its costs with it; everything else is real."
     where = f"runs/{demo.run.name}"
-    assert f"{where}/root.ipynb" in printed[-3]
-    assert printed[-2].endswith("/rlm-nb tree last")
+    assert f"{where}/root.ipynb" in printed[-4]
+    assert printed[-3].endswith("/rlm-nb tree last")
+    assert printed[-2].endswith("/rlm-nb diff last")
     said = subprocess.run(
-        [printed[-2].split()[-3], "tree", "last"], cwd=demo.folder, capture_output=True, text=True, check=True
+        [printed[-3].split()[-3], "tree", "last"], cwd=demo.folder, capture_output=True, text=True, check=True
     )
     assert said.stdout.replace(f"{where}/", f"{demo.run}/").strip() == as_text(demo.tree)
 

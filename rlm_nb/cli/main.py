@@ -25,8 +25,10 @@ def app() -> typer.Typer:
     """
     import typer
 
+    from rlm_nb.cli.apply import apply
     from rlm_nb.cli.budget import budget
     from rlm_nb.cli.clean import clean
+    from rlm_nb.cli.diff import diff
     from rlm_nb.cli.init import init
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.task import task
@@ -49,6 +51,8 @@ def app() -> typer.Typer:
 
     commands.command(epilog=EXIT_CODES)(run)
     commands.command()(tree)
+    commands.command()(diff)
+    commands.command()(apply)
     commands.command()(clean)
     commands.command()(budget)
     commands.command(epilog=EXIT_CODES)(task)

@@ -57,6 +57,9 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the answer there instead of stdout.")
     ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Once the task is completed, merge the edits into your files.")
+    ] = False,
     branch: Annotated[
         str | None,
         typer.Option("--branch", "-b", metavar="NAME", help="Start from this branch.", rich_help_panel=WHERE),
@@ -103,7 +106,7 @@ def run(
 ) -> None:
     """Let an agent work on a repository; its answer goes to stdout, its notebook and its edits are kept.
 
-    The repository itself is only read: edits come back as a patch.
+    The repository itself is only read: edits come home with `rlm-nb apply`, or with --apply.
     """
     from rlm_nb.cli.door import door
 
@@ -127,6 +130,7 @@ def run(
         }
         settings = load(config, flags, FLAGS)
         from rlm_nb import controller
+        from rlm_nb.errors import SourceError
         from rlm_nb.kernel import environment
 
         environment.hide(["RLM_MODEL_BASE_URL"])  # it may hold a login
@@ -144,16 +148,20 @@ def run(
                 listen=listen,
                 cancel=cancel,
             ) as opened:
+                if apply and opened.source.top is None:
+                    raise SourceError(f"{opened.source.origin} has no files to --apply edits to: leave that away")
                 view.say(_announcement(opened))
                 for _ in opened.iterations():
                     pass
             return opened.result
 
-        sys.exit(run_to_its_end(begin, view, keys, output))
+        sys.exit(run_to_its_end(begin, view, keys, output, apply=apply))
 
 
-def run_to_its_end(begin: Callable[..., RunResult], view: View, keys: Keys, output: Path | None) -> int:
-    """Run, report, hand over the answer; returns the exit code."""
+def run_to_its_end(
+    begin: Callable[..., RunResult], view: View, keys: Keys, output: Path | None, *, apply: bool = False
+) -> int:
+    """Run, report, hand over the answer, apply the edits if that is wanted; returns the exit code."""
     from rlm_nb.cli.signals import Interruption
     from rlm_nb.errors import RLMError
 
@@ -170,7 +178,9 @@ def run_to_its_end(begin: Callable[..., RunResult], view: View, keys: Keys, outp
         for fault in result.faults:
             tell(keys.redact(f"Error: {fault}"))
         whole = _deliver(result.root, output) and not result.faults
-        return interruption.exit_code or EXIT_CODE[result.root.status if whole else "error"]
+    # From here on a Ctrl-C unwinds: nothing is to stay half applied.
+    whole = (not apply or _apply(result, keys)) and whole
+    return interruption.exit_code or EXIT_CODE[result.root.status if whole else "error"]
 
 
 def _followed(begin: Callable[..., RunResult], view: View, interruption: Interruption) -> RunResult:
@@ -281,9 +291,11 @@ def summary(result: RunResult) -> list[str]:
     ]
     patch = "none" if root.patch.notes else "none, nothing was changed"
     if result.patch_file is not None:
-        from rlm_nb.workspace.apply import instruction
+        from rlm_nb.cli.runs import again
+        from rlm_nb.workspace.apply import Home, instruction
 
-        how = instruction(result.repository, result.patch_file.absolute())
+        home = Home(result.repository, result.checkout)
+        how = instruction(home, result.patch_file.absolute(), f"rlm-nb apply {again(result.folder)}")
         patch = f"{_short(result.patch_file)} ({plural(len(root.patch.files), 'file')}); {how}"
     return [
         f"{root.status}: {headline(root.outcome.stop_reason)}",
@@ -292,6 +304,26 @@ def summary(result: RunResult) -> list[str]:
         *(f"          {headline(note)}" for note in root.patch.notes if note not in result.faults),
         f"took:     {', '.join(took)}",
     ]
+
+
+def _apply(result: RunResult, keys: Keys) -> bool:
+    """Merge the root's edits into the user's files, if it is done; whether nothing went wrong."""
+    from rlm_nb.cli.apply import bring_home
+    from rlm_nb.cli.runs import again
+    from rlm_nb.errors import RLMError
+
+    root = result.root
+    if root.status != "completed" or root.patch.error:
+        tell(
+            f"Not applied, since it is no complete result; `rlm-nb apply {again(result.folder)}` does so all the same."
+        )
+        return True
+    try:
+        tell(f"applied:  {bring_home(result.folder)[0]}")
+    except RLMError as error:
+        tell(keys.redact(f"Error: the edits were not applied: {error}"))
+        return False
+    return True
 
 
 def _short(path: Path) -> Path:

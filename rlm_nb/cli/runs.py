@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
-from rlm_nb.errors import RunFolderError
+from rlm_nb.config import load
+from rlm_nb.errors import ConfigError, RunFolderError
 
 FEW = 5
 """How many runs are named when more than one is meant."""
@@ -39,6 +41,15 @@ def find_run(name: str, runs_dir: Path) -> Path:
         more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
         raise RunFolderError(f"several runs begin with {name}: {', '.join(run.name for run in found[:FEW])}{more}")
     raise RunFolderError(f"no run in {runs_dir} is called {name}; the last one is {runs[0].name}")
+
+
+def again(folder: Path) -> str:
+    """How a person names a run to another verb, in the same folder: its id, and its place where that is needed."""
+    try:
+        known = load().runs.dir.resolve() == folder.parent.resolve()
+    except ConfigError:
+        known = False
+    return folder.name if known else f"{folder.name} --runs-dir {shlex.quote(str(folder.parent))}"
 
 
 def _latest_first(runs_dir: Path) -> list[Path]:

@@ -22,8 +22,13 @@ def write(text: str) -> None:
         text = printable(text)
     if not text.endswith("\n"):
         text += "\n"
+    write_bytes(text.encode(sys.stdout.encoding, "backslashreplace"))
+
+
+def write_bytes(data: bytes) -> None:
+    """Write what was asked for, to the byte: for streams that are no terminal. Otherwise like `write`."""
     try:
-        sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _give_up(sys.stdout)

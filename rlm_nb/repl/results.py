@@ -9,6 +9,9 @@ from typing import Any, Self
 from rlm_nb.errors import SubAgentError
 from rlm_nb.records import JSON
 
+OTHERWISE = "apply(markers=True) takes over what fits, with conflict markers in the rest."
+"""What the model is told when edits do not fit."""
+
 
 class QueryResult(str):
     """The answer as text, with everything else about it as attributes.
@@ -103,10 +106,14 @@ class QueryResult(str):
             raise SubAgentError(f"the edits of {self.agent} were discarded")
         if not self._edits:
             raise SubAgentError(self.error or f"there are no edits of {self.agent or 'a plain model call'} to apply")
-        from rlm_nb.repl.merging import Edits
+        from rlm_nb.merging.edits import Edits
 
         base, commit, objects, worktree = self._edits
-        return Edits(str(self.agent), base, commit, Path(objects), Path(worktree)).apply(markers=markers)
+        top = Path(worktree)
+        # Made ready beside the worktree: no snapshot sees it there.
+        return Edits(str(self.agent), base, commit, Path(objects)).apply(
+            top, top.parent, markers=markers, otherwise=OTHERWISE
+        )
 
     def discard(self) -> None:
         """Forget what the sub-agent changed. The record of the run keeps it; here it is gone."""

@@ -1,42 +1,75 @@
-"""How a person takes over what a run changed: the command to copy."""
+"""Takes what an agent of a recorded run changed home, into the user's files. Onto a branch, `branch.py` does."""
 
 from __future__ import annotations
 
-import os
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
-from rlm_nb.errors import GitError
-from rlm_nb.workspace import git
+from rlm_nb.errors import SourceError
+from rlm_nb.merging.edits import Edits
+from rlm_nb.workspace.worktree import writing
 
 
-def instruction(origin: str, patch: Path) -> str:
-    """`to have it: git -C … apply …`, to be typed anywhere, or `to have it in a clone: …` where there is no checkout.
-
-    Never raises: what cannot be found out is left for the person to fill in.
+@dataclass(frozen=True)
+class Home:
+    """Where the edits of a run belong.
 
     Args:
-        origin: What the run worked on, as `Source.origin` has it.
-        patch: An absolute path: the file with the run's edits.
+        repository: What the run worked on: an absolute path, or a URL.
+        checkout: The folder whose files they are of; `None` for a bare repository or a URL.
+        commit: The user's commit that the run started from; empty when there was none.
+        task: What the run was asked to do.
     """
-    file = shlex.quote(str(patch))
-    if not Path(origin).is_absolute():
-        return f"to have it in a clone: git apply {file}"
-    try:
-        users = git.of_user(Path(origin))
-        inside = users.attempt("rev-parse", "--is-inside-work-tree")
-        if inside.code:  # no repository: what was copied is what the patch is for
-            return f"to have it: git -C {shlex.quote(origin)} apply {file}"
-        if inside.out.strip() != b"true":
-            return f"to have it in a clone: git apply {file}"
-        # Git passes over what lies outside the folder that it is called in, without a word: it must be the top.
-        top, place = (_line(users.attempt("rev-parse", option).out) for option in ("--show-toplevel", "--show-prefix"))
-        copied = place and users.attempt("check-ignore", "--quiet", origin).code == 0
-        below = f"--directory={shlex.quote(place)} " if copied else ""
-        return f"to have it: git -C {shlex.quote(top)} apply {below}{file}"
-    except (GitError, OSError):
-        return f"to have it: git apply {file}"
+
+    repository: str
+    checkout: Path | None
+    commit: str = ""
+    task: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether there is nothing on this machine to bring edits to."""
+        return not Path(self.repository).is_absolute()
+
+    def elsewhere(self) -> SourceError:
+        """What is to be said about a URL."""
+        return SourceError(
+            f"{self.repository} is not on this machine; clone it, and there say `rlm-nb diff RUN | git apply --3way`"
+        )
 
 
-def _line(printed: bytes) -> str:
-    return os.fsdecode(printed.removesuffix(b"\n"))
+def instruction(home: Home, patch: Path, command: str) -> str:
+    """`to have it: rlm-nb apply …`, or what else is to be typed where there is no checkout.
+
+    Args:
+        home: Where the edits belong.
+        patch: An absolute path: the file with the run's edits.
+        command: The command that applies them to a checkout.
+    """
+    if home.is_url:
+        return f"to have it in a clone: git apply {shlex.quote(str(patch))}"
+    return f"to have it: {command}{' --branch NAME' if home.checkout is None else ''}"
+
+
+def apply(edits: Edits, home: Home) -> list[str]:
+    """Merge the edits into the files as they are now; returns those that this changed, none when all was there already.
+
+    Nothing but files is changed: no index, branch, stash, hook or setting.
+
+    Raises:
+        EditConflictError: They do not fit to what has been changed there meanwhile; nothing was changed.
+        SourceError: There are no files to merge them into.
+        GitError: The run's commits cannot be read.
+        RunFolderError: A file cannot be written; all is as it was.
+    """
+    top = home.checkout
+    if top is None:
+        if home.is_url:
+            raise home.elsewhere()
+        raise SourceError(f"{home.repository} is a bare repository, which has no files: say --branch NAME")
+    if not top.is_dir():
+        raise SourceError(f"{top}, which the run worked on, is not there any more")
+    otherwise = "--branch NAME puts the edits on a branch, onto the commit that the run started from."
+    with writing(top):
+        return edits.apply(top, top, otherwise=otherwise if home.commit else "")

@@ -61,6 +61,8 @@ class Start:
         base: The commit in `ctl.git` that holds it.
         head: The user's commit below it, or empty.
         origin: What the user named: an absolute path, or a URL without its login.
+        top: The folder whose files the run's commits hold: the user's checkout, or the folder without git; `None` for
+            a bare repository or a URL.
         subfolder: Where in the repository the user pointed.
         algorithm: How objects are named, `sha1` or `sha256`.
         absent: Paths of the commit that a sparse checkout has not on disk.
@@ -70,6 +72,7 @@ class Start:
     base: str
     head: str
     origin: str
+    top: Path | None = None
     subfolder: PurePosixPath = TOP
     algorithm: str = "sha1"
     absent: frozenset[bytes] = frozenset()
@@ -132,13 +135,13 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
     ours = git.controlled(ctl, cancel=cancel)
     if wish.branch is not None or wish.commit is not None:
         head = refs.choose(users, str(top), wish.branch, wish.commit, refs.LOCAL)
-        return _exact(ours, Start(head, head, str(folder), place, algorithm))
+        return _exact(ours, Start(head, head, str(folder), top, place, algorithm))
     head = users.attempt("rev-parse", "--verify", "--quiet", "HEAD^{commit}").out.decode().strip()
     notices = () if head else (f"{top} has no commit yet: the run starts from its files as they are",)
     users = git.of_user(top, cancel)
     executable = repository.line(users, "config", "--type=bool", "--default=true", "core.fileMode") == "true"
     checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish))
-    found = Start("", head, str(folder), place, algorithm, notices=notices)
+    found = Start("", head, str(folder), top, place, algorithm, notices=notices)
     return _present(ours, checkout, found, wish.settings, executable=executable)
 
 
@@ -158,7 +161,9 @@ def _plain(wish: Wish, folder: Path, ctl: Path, notice: str, cancel: Cancellatio
     lister = git.controlled(ctl, work_tree=folder, cancel=cancel)
     checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish))
     ours = git.controlled(ctl, cancel=cancel)
-    return _present(ours, checkout, Start("", "", str(folder), notices=(notice,)), wish.settings, executable=True)
+    return _present(
+        ours, checkout, Start("", "", str(folder), folder, notices=(notice,)), wish.settings, executable=True
+    )
 
 
 def _exact(ours: Git, found: Start) -> Start:

@@ -33,7 +33,14 @@ class Change:
 
 
 def between(
-    git: Git, base: str, commit: str, notes: tuple[str, ...] = (), *, largest: int | None = None, most: int = LARGEST
+    git: Git,
+    base: str,
+    commit: str,
+    notes: tuple[str, ...] = (),
+    *,
+    largest: int | None = None,
+    most: int = LARGEST,
+    binary: bool = True,
 ) -> Patch:
     """The patch that leads from `base` to `commit`, two commits of the run's own repository.
 
@@ -45,6 +52,7 @@ def between(
         largest: Bytes of the largest file whose contents are compared; git holds them in memory several times.
         most: Bytes of the longest text. Files that do not fit are named in the patch's notes, and stand in its
             `files` all the same.
+        binary: Whether the contents of binary files are part of it; else it says only that they differ.
 
     Raises:
         GitError: One of the two is not there.
@@ -57,7 +65,8 @@ def between(
     but = [f":(exclude,literal){os.fsdecode(path)}" for change in over for path in change.paths]
     if over:
         changes = _changes(git, base, commit, but)
-    with git.reading(*DIFF, "--patch", "--binary", "--full-index", base, commit, "--", *but) as stream:
+    form = ("--patch", "--binary", "--full-index") if binary else ("--patch",)
+    with git.reading(*DIFF, *form, base, commit, "--", *but) as stream:
         text, cut = _whole_sections(iter(partial(stream.readline, PIECE), b""), changes, most)
     if missing := {path for change in (*over, *cut) for path in change.paths}:
         why = f"left out of the patch for its size, but kept in commit {commit[:10]} of the run's ctl.git"

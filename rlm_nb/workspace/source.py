@@ -98,6 +98,11 @@ class Source:
         return self._start.origin
 
     @property
+    def top(self) -> Path | None:
+        """The folder that edits can be applied to: the top of a checkout, or a folder without git; else `None`."""
+        return self._start.top
+
+    @property
     def subfolder(self) -> PurePosixPath:
         """Where in the repository the user pointed; `.` for its top."""
         return self._start.subfolder

@@ -74,6 +74,8 @@ def main() -> None:
             root=root,
             balance=balance,
             repository="https://example.org/repo",
+            checkout=None,
+            folder=Path("runs/x"),
             patch_file=Path("runs/x/changes.patch"),
             faults=(),
         )

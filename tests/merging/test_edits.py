@@ -1,24 +1,40 @@
-"""What a sub-agent changed is merged into a worktree that has gone on meanwhile: all of it or nothing."""
+"""What an agent changed is merged into a folder that has gone on meanwhile: all of it or nothing."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from rlm_nb.errors import EditConflictError, GitError
-from rlm_nb.repl.merging import Edits
+from rlm_nb.merging.edits import Edits, _Merge
+from rlm_nb.merging.objects import Change as Changed
+from rlm_nb.merging.objects import Entry, Objects
+from rlm_nb.merging.placing import Places
 from tests.conftest import Git
 from tests.workspace import witness
+from tests.workspace.nobody import as_nobody
 
 LINES = "".join(f"line {number}\n" for number in range(20))
 
 Change = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Child:
+    """What a child left, to be applied to its parent's worktree."""
+
+    edits: Edits
+    here: Path
+
+    def apply(self, **how: bool) -> list[str]:
+        return self.edits.apply(self.here, self.here.parent, **how)
 
 
 class Family:
@@ -40,13 +56,13 @@ class Family:
         git(self.here, "init", "--quiet", *options)
         self.base = self._commit(self.here)
 
-    def child(self, *changes: Change) -> Edits:
+    def child(self, *changes: Change) -> Child:
         """A child that starts from what the parent has now."""
         there = shutil.copytree(self.here, self._folder / "child", symlinks=True)
         base = self._commit(there)
         for change in changes:
             change(there)
-        return Edits("root.1", base, self._commit(there), there / ".git/objects", self.here)
+        return Child(Edits("root.1", base, self._commit(there), there / ".git/objects"), self.here)
 
     def state(self) -> dict[str, tuple[bool, bytes]]:
         """The parent's files."""
@@ -112,13 +128,13 @@ def test_everything_that_a_child_can_do_arrives(family: Family) -> None:
         link("new link", "deep/er"),
         write(os.fsdecode(b"\xff\n"), "odd"),
     )
-    theirs = witness.files(child.objects.parent.parent)
+    theirs = witness.files(child.edits.objects.parent.parent)
     new = {"moved", "link/now a folder", "folder", "deep/er/new", "new link", os.fsdecode(b"\xff\n")}
     old = {"text", "binary", "other", "link", "folder/one", "folder/two"}
     assert child.apply() == sorted(new | old)
     assert family.state() == theirs
     assert child.apply() == []
-    assert [path.name for path in family.here.parent.glob("edits-*")] == []
+    assert [path.name for path in family.here.parent.glob(".rlm-nb-*")] == []
 
 
 def test_both_sides_of_a_file_are_kept(family: Family) -> None:
@@ -259,7 +275,8 @@ def test_what_cannot_be_written_leaves_all_as_it_was(family: Family) -> None:
 
 def test_commits_that_are_not_there(family: Family) -> None:
     """An error, and nothing is changed."""
-    child = replace(family.child(write("new", "x")), commit="0123456789" * 4)
+    child = family.child(write("new", "x"))
+    child = replace(child, edits=replace(child.edits, commit="0123456789" * 4))
     before = witness.everything(family.here)
     with pytest.raises(GitError, match="diff-tree"):
         child.apply()
@@ -273,3 +290,46 @@ def test_a_sha256_repository(tmp_path: Path, git: Git) -> None:
     replace_line(15, "fifteen")(family.here)
     assert child.apply() == ["new", "text"]
     assert child.apply() == []
+
+
+def test_permissions_that_git_does_not_know_stay(family: Family) -> None:
+    """A file that only its owner may read is so afterwards, whether it was edited here or not; none becomes setuid."""
+    child = family.child(replace_line(3, "three"), write("other", "changed\n"))
+    for name, bits in (("text", 0o600), ("other", 0o4640)):
+        (family.here / name).chmod(bits)
+    assert child.apply() == ["other", "text"]
+    assert [(family.here / name).stat().st_mode & 0o7777 for name in ("text", "other")] == [0o600, 0o640]
+
+
+def test_a_folder_that_we_may_not_look_into_does_not_make_room() -> None:
+    """Nobody knows what would be lost with it."""
+    as_nobody(_a_closed_folder)
+
+
+def _a_closed_folder() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["HOME"] = name
+        top = Path(name, "top")
+        (top / "closed/below").mkdir(parents=True)
+        (top / "closed/below/mine").write_text("mine\n")
+        (top / "closed/below").chmod(0)
+        with Objects(Path(name, "objects"), Path(name, "git"), "sha1") as objects:
+            merge = _Merge(objects, Places(top, Path(name)), Path(name), "sha1", "root.1")
+            merge.add(Changed(b"closed", b"closed", None, Entry("100644", "0" * 40)))
+        (top / "closed/below").chmod(0o700)
+        assert merge.conflicts == {"closed": "something else stands in its place here"}
+
+
+def test_three_hundred_files_take_a_few_processes(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git is started for the list, for the contents, and for each file that both sides changed; not for each file."""
+    child = family.child(replace_line(3, "three"), *(write(f"new/{number}", f"{number}\n") for number in range(300)))
+    replace_line(15, "fifteen")(family.here)
+    real, count = shutil.which("git"), tmp_path / "count"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\necho "$1" >> {count}\nexec {real} "$@"\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert len(child.apply()) == 301
+    assert sorted(count.read_text().split()) == ["cat-file", "diff-tree", "merge-file"]

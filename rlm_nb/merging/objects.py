@@ -1,15 +1,23 @@
-"""Reads commits of the run inside a kernel, past whatever the agent did to its own repository and settings."""
+"""Reads commits of a run past whatever an agent did to repositories and settings. Used in kernels, too."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rlm_nb.errors import GitError
 
 DIFF = ("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--find-renames", "-l2000")
+PIECE = 1 << 20
+
+UNSEEN = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+"""What file systems of macOS leave out of a name when they compare it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Change:
 
 
 class Objects:
-    """The objects of a run, and git with nothing else in its reach.
+    """The objects of a run, and git with nothing else in its reach. Use it in a `with`.
 
     Args:
         store: The folder that holds the objects.
@@ -53,7 +61,7 @@ class Objects:
         (folder / "HEAD").write_text("ref: refs/heads/none\n")
         version = f"[core]\n\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = {algorithm}\n"
         (folder / "config").write_text(version if algorithm != "sha1" else "")
-        self._env = {
+        self._env: Mapping[str, str] = {
             "PATH": os.environ.get("PATH", os.defpath),
             "GIT_DIR": str(folder),
             "GIT_OBJECT_DIRECTORY": str(store),
@@ -63,32 +71,79 @@ class Objects:
             "GIT_ALLOW_PROTOCOL": "",
             "LC_ALL": "C",
         }
+        self._reader: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reader is not None:
+            with self._reader as reader:
+                reader.kill()
 
     def changes(self, base: str, commit: str) -> list[Change]:
-        """What leads from one commit to another. Raises `GitError`."""
+        """What leads from one commit to another.
+
+        Raises:
+            GitError: One of them cannot be read, or it holds a path that git itself would not check out.
+        """
         fields = iter(self.git(*DIFF, base, commit).stdout.split(b"\0")[:-1])
         changes = []
         for field in fields:
             before, after, old, new, status = field.decode().removeprefix(":").split()
             source = next(fields)
             target = next(fields) if status[0] in "RC" else source
+            for path in (source, target):
+                check(path)
             changes.append(Change(source, target, _entry(before, old), _entry(after, new)))
         return changes
 
     def write(self, oid: str, path: Path) -> None:
-        """Write a blob to a new file. Raises `GitError`."""
-        with path.open("xb") as file:
-            self.git("cat-file", "blob", oid, stdout=file.fileno())
+        """Write a blob to a new file.
 
-    def git(
-        self, *arguments: str | Path, ok: range = range(1), stdout: int = subprocess.PIPE
-    ) -> subprocess.CompletedProcess[bytes]:
+        Raises:
+            GitError: It is not there.
+            OSError: The file cannot be written.
+        """
+        if self._reader is None:  # one for all of them: to start git takes longer than most of what it does
+            self._reader = subprocess.Popen(
+                ["git", "cat-file", "--batch"],
+                env=self._env,
+                cwd=self._folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=PIECE,
+            )
+        asked, answers = self._reader.stdin, self._reader.stdout
+        assert asked is not None
+        assert answers is not None
+        try:
+            asked.write(f"{oid}\n".encode())
+            asked.flush()
+        except BrokenPipeError:
+            raise GitError(f"the object {oid} of the run cannot be read: git has ended") from None
+        found = answers.readline().split()
+        if len(found) != 3 or found[1] != b"blob":
+            raise GitError(f"the object {oid} of the run cannot be read")
+        missing = int(found[2])
+        with path.open("xb") as file:
+            while missing:
+                piece = answers.read(min(missing, PIECE))
+                if not piece:
+                    raise GitError(f"the object {oid} of the run cannot be read whole")
+                file.write(piece)
+                missing -= len(piece)
+        answers.read(1)  # the newline behind it
+
+    def git(self, *arguments: str | Path, ok: range = range(1)) -> subprocess.CompletedProcess[bytes]:
         """Run a command to its end.
 
         Args:
             arguments: The command and its arguments.
             ok: The exit codes that are no failure.
-            stdout: The descriptor of a file that takes what it prints.
 
         Raises:
             GitError: It failed.
@@ -98,14 +153,24 @@ class Objects:
             env=self._env,
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=False,
         )
         if done.returncode not in ok:
             said = done.stderr.decode(errors="replace").strip()
             raise GitError(f"`git {arguments[0]}` failed: {said or f'exit code {done.returncode}'}")
         return done
+
+
+def check(path: bytes) -> None:
+    """Whoever can write objects can write a tree with any path in it, though no git would.
+
+    Raises:
+        GitError: It leads out of the folder that it is in, or into a `.git`.
+    """
+    for part in path.split(b"/"):
+        if part in (b"", b".", b"..") or UNSEEN.sub("", part.decode("utf-8", "replace")).lower() == ".git":
+            raise GitError(f"a path that no git would check out: {path!r}")
 
 
 def _entry(mode: str, oid: str) -> Entry | None:

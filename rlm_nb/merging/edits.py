@@ -1,8 +1,9 @@
-"""Takes over what a sub-agent changed: three-way, file by file, all of it or nothing.
+"""Takes over what an agent changed: three-way, file by file, all of it or nothing.
 
-The three sides are the state that the sub-agent started from, the one that it left, and what stands in the worktree of
-the agent that asked for it by now. The first two are commits of the run. The third is read from disk, and not from the
-agent's own repository, whose history, index and settings are the agent's to spoil.
+It stands below both `repl` and `workspace`: a kernel does so for `result.apply()`, and we for `rlm-nb apply`. The three
+sides are the state that the agent started from, the one that it left, and what stands in the folder by now. The first
+two are commits of the run. The third is read from disk, and not from the repository there, whose history, index and
+settings may be anybody's to spoil, and are not ours to change.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import shutil
 import stat
 import tempfile
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlm_nb.errors import EditConflictError
-from rlm_nb.repl.objects import Change, Entry, Objects
+from rlm_nb.merging.objects import Change, Entry, Objects
+from rlm_nb.merging.placing import Places
 
 LINK, SUBMODULE = "120000", "160000"
 
@@ -33,68 +34,74 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Edits:
-    """What one sub-agent changed, and where it belongs.
+    """What one agent changed.
 
     Args:
         agent: Whose it is.
         base: The commit that it started from.
         commit: The commit that holds the state that it left.
         objects: The folder with the objects of both.
-        worktree: The top of the worktree of the agent that asked for it.
     """
 
     agent: str
     base: str
     commit: str
     objects: Path
-    worktree: Path
 
-    def apply(self, *, markers: bool = False) -> list[str]:
-        """Put them into the worktree, merged with what is there; returns the files that this changed.
+    def apply(self, top: Path, workshop: Path, *, markers: bool = False, otherwise: str = "") -> list[str]:
+        """Put them into a folder, merged with what is there; returns the files that this changed.
 
         Args:
+            top: The folder: a worktree, a checkout.
+            workshop: A folder on the same file system, where everything is made ready before any of it is moved.
             markers: What to do in case of a conflict: take over what fits and leave conflict markers in the text files
                 that do not, rather than changing nothing at all.
+            otherwise: What can be done when nothing was changed for a conflict: the end of the error's message.
 
         Raises:
             EditConflictError: Not everything fits.
             GitError: The run's commits cannot be read.
-            OSError: The worktree cannot be written; it is as it was.
+            OSError: The folder cannot be written, or somebody else has just written there; it is as it was.
         """
         algorithm = "sha256" if len(self.commit) == 64 else "sha1"
-        # Beside the worktree: what is made ready here is only moved there, and no snapshot sees it before.
-        with (
-            _one_at_a_time,
-            tempfile.TemporaryDirectory(prefix="edits-", dir=self.worktree.parent, ignore_cleanup_errors=True) as name,
-        ):
-            objects = Objects(self.objects, Path(name, "git"), algorithm)
-            merge = _Merge(objects, self.worktree, Path(name), algorithm, self.agent)
-            changes = objects.changes(self.base, self.commit)
-            # What goes makes room: a folder may become a file, and a file a folder.
-            for change in sorted(
-                changes, key=lambda change: (change.after is not None, change.source == change.target)
-            ):
-                merge.add(change)
-            if not merge.conflicts or markers:
-                merge.carry_out()
+        with _one_at_a_time:
+            bench = Path(tempfile.mkdtemp(prefix=".rlm-nb-", dir=workshop))
+            places = Places(top, bench / "aside")
+            try:
+                (bench / "aside").mkdir()
+                with Objects(self.objects, bench / "git", algorithm) as objects:
+                    merge = _Merge(objects, places, bench, algorithm, self.agent)
+                    changes = objects.changes(self.base, self.commit)
+                    # What goes makes room: a folder may become a file, and a file a folder.
+                    for change in sorted(
+                        changes, key=lambda each: (each.after is not None, each.source == each.target)
+                    ):
+                        merge.add(change)
+                if not merge.conflicts or markers:
+                    places.put(merge.leaving, merge.coming)
+            finally:
+                if not places.half_done:
+                    shutil.rmtree(bench, ignore_errors=True)
         if merge.conflicts:
-            raise EditConflictError(self.agent, dict(sorted(merge.conflicts.items())), kept=markers)
+            raise EditConflictError(
+                self.agent, dict(sorted(merge.conflicts.items())), kept=markers, otherwise=otherwise
+            )
         return sorted({os.fsdecode(path) for path in (*merge.leaving, *merge.coming)})
 
 
 class _Merge:
-    """What is to happen to a worktree, worked out file by file before any of it happens.
+    """What is to happen to a folder, worked out file by file before any of it happens.
 
     Args:
         objects: Where the contents are.
-        worktree: Where they are to go.
+        places: Where they are to go.
         folder: Where they are made ready; on the same file system.
         algorithm: How objects are named.
         agent: Whose edits they are: a conflict marker says it.
     """
 
-    def __init__(self, objects: Objects, worktree: Path, folder: Path, algorithm: str, agent: str) -> None:
-        self._objects, self._worktree, self._folder = objects, worktree, folder
+    def __init__(self, objects: Objects, places: Places, folder: Path, algorithm: str, agent: str) -> None:
+        self._objects, self._places, self._folder = objects, places, folder
         self._algorithm, self._agent = algorithm, agent
         self._count = 0
         self.leaving: dict[bytes, None] = {}
@@ -116,7 +123,8 @@ class _Merge:
             self._conflict(change, "a submodule")
         elif ours == before:
             if after is not None:
-                self._take(change, self._blob(after), after.mode)
+                here = self._places.of(change.source) if ours is not None and ours.is_file else None
+                self._take(change, self._blob(after), after.mode, like=here)
             else:
                 self.leaving[change.source] = None
         elif ours == OTHER:
@@ -131,35 +139,10 @@ class _Merge:
         else:
             self._conflict(change, "a link on one side, or another one on each")
 
-    def carry_out(self) -> None:
-        """Let it happen. Whatever keeps it from happening whole, an interrupt included, leaves all as it was."""
-        undo: list[tuple[Path, Path | None]] = []
-        made: list[Path] = []
-        try:
-            for path in self.leaving:
-                self._put_away(self._place(path), undo)
-                self._prune(self._place(path).parent)
-            for path, file in self.coming.items():
-                place = self._place(path)
-                made += _make_folder(place.parent)
-                self._put_away(place, undo)
-                file.replace(place)
-        except BaseException:
-            for place, kept in reversed(undo):
-                if kept is None:
-                    place.unlink(missing_ok=True)
-                elif _mode(kept) is not None:  # or it was not moved yet
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    kept.replace(place)
-            for folder in reversed(made):
-                with suppress(OSError):  # it is needed again
-                    folder.rmdir()
-            raise
-
     def _merge(self, change: Change, before: Entry | None, ours: Entry, after: Entry) -> None:
         """Both sides changed a file: its contents, its mode, or the one here and the other there."""
         mode = after.mode if before is not None and ours.mode == before.mode else ours.mode
-        here = self._place(change.source)
+        here = self._places.of(change.source)
         if before is not None and ours.oid == before.oid:
             return self._take(change, self._blob(after), mode, like=here)
         merged = shutil.copyfile(here, self._new())
@@ -184,7 +167,7 @@ class _Merge:
             file.unlink()
             file.symlink_to(os.fsdecode(target))
         else:
-            permissions = stat.S_IMODE((like or file).stat().st_mode) & ~0o111
+            permissions = (like or file).stat().st_mode & 0o666
             file.chmod(permissions | ((permissions & 0o444) >> 2 if mode == "100755" else 0))
         self.coming[change.target] = file
 
@@ -192,19 +175,18 @@ class _Merge:
         self.conflicts[os.fsdecode(change.target)] = why
 
     def _standing(self, path: bytes) -> Entry | None:
-        """What is at a path of the worktree, without what is leaving already."""
+        """What is at a path of the folder, without what is leaving already."""
         if path in self.leaving:
             return None
         parts = path.split(b"/")
         for end in range(1, len(parts)):
             above = b"/".join(parts[:end])
-            mode = _mode(self._place(above))
+            mode = self._places.mode(above)
             if mode is None or above in self.leaving:
                 return None
             if not stat.S_ISDIR(mode):
                 return OTHER
-        place = self._place(path)
-        mode = _mode(place)
+        place, mode = self._places.of(path), self._places.look(path)
         if mode is None:
             return None
         if stat.S_ISREG(mode):
@@ -214,14 +196,15 @@ class _Merge:
         return OTHER if self._holds_anything(path) or not stat.S_ISDIR(mode) else None
 
     def _holds_anything(self, folder: bytes) -> bool:
-        """Whether anything stays below a folder."""
-        top = os.fsencode(self._worktree)
-        for place, folders, files in os.walk(os.path.join(top, folder)):  # noqa: PTH118 - in bytes
+        """Whether anything stays below a folder, as far as we may look."""
+        top = os.fsencode(self._places.of(folder))
+        unseen: list[OSError] = []
+        for place, folders, files in os.walk(top, onerror=unseen.append):
             links = [name for name in folders if os.path.islink(os.path.join(place, name))]  # noqa: PTH114, PTH118
-            inside = os.path.relpath(place, top)
+            inside = folder + place.removeprefix(top)
             if any(inside + b"/" + name not in self.leaving for name in (*files, *links)):
                 return True
-        return False
+        return bool(unseen)
 
     def _blob(self, entry: Entry | None) -> Path:
         """A file with the contents of an object; an empty one for `None`."""
@@ -235,38 +218,6 @@ class _Merge:
     def _new(self) -> Path:
         self._count += 1
         return self._folder / f"{self._count}"
-
-    def _place(self, path: bytes) -> Path:
-        return self._worktree / os.fsdecode(path)
-
-    def _put_away(self, place: Path, undo: list[tuple[Path, Path | None]]) -> None:
-        if _mode(place) is None:
-            undo.append((place, None))
-        else:
-            kept = self._new()
-            undo.append((place, kept))
-            place.replace(kept)
-
-    def _prune(self, folder: Path) -> None:
-        """Remove the folders that have become empty, as git does."""
-        with suppress(OSError):  # it is not empty
-            while folder != self._worktree:
-                folder.rmdir()
-                folder = folder.parent
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were made."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
-
-
-def _mode(place: Path) -> int | None:
-    try:
-        return place.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _file_id(place: Path, algorithm: str) -> str:
