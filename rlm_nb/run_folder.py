@@ -99,7 +99,12 @@ def goes_on(folder: Path) -> bool:
     """
     with _state(folder) as state:
         # Whoever may remove a run must not take another program's folder for one.
-        if state["id"] != folder.name or not state["version"] or not isinstance(state["status"], str):
+        if (
+            not (folder / "config.yaml").is_file()
+            or state["id"] != folder.name
+            or not state["version"]
+            or not isinstance(state["status"], str)
+        ):
             raise KeyError("id")
         begun = state["pid_world"], state["pid"], state["pid_started"]
     if state["status"] == "completed" or "ended" in state:
@@ -129,15 +134,14 @@ def _state(folder: Path) -> Iterator[dict[str, Any]]:
     """What the run.json of a run says; what the block does not find in it is said to be missing."""
     path = folder / "run.json"
     try:
-        # Opening a pipe would wait for whoever writes into it.
-        if not (path.is_file() and (folder / "config.yaml").is_file() and path.stat().st_size <= LARGEST):
-            raise RunFolderError(f"{folder} is not the folder of a run")
+        if not path.is_file() or path.stat().st_size > LARGEST:  # opening a pipe would wait for whoever writes into it
+            raise RunFolderError(f"{path} is not there, or is no file")
         # Paths may hold bytes that are not UTF-8; they are written as they are.
         yield json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunFolderError(f"{path} is not the record of a run of this version") from error
+        raise RunFolderError(f"{path} is not the record of a run") from error
 
 
 def as_json(result: AgentResult) -> dict[str, Any]:

@@ -192,5 +192,5 @@ def test_a_record_that_cannot_be_looked_at(rlm_nb: Command, tmp_path: Path) -> N
         (folder / "config.yaml").touch()
     os.mkfifo(tmp_path / "pipe/run.json")
     (tmp_path / "deep/run.json").write_text("[" * 100_000)
-    assert "not the folder of a run" in rlm_nb("clean", tmp_path / "pipe", "--yes").stderr
+    assert "is no file" in rlm_nb("clean", tmp_path / "pipe", "--yes").stderr
     assert "not the record of a run" in rlm_nb("clean", tmp_path / "deep", "--yes").stderr
