@@ -290,14 +290,26 @@ def without_login(text: str) -> str:
     return re.sub(r"(://[^/\s:@]*):[^/\s]*@", r"\1@", text)
 
 
+def check_is_file(path: Path) -> None:
+    """Refuse what never ends or never begins: a pipe that nobody writes into would be waited for, `/dev/zero` read on.
+
+    A folder passes: reading it says what it is.
+
+    Raises:
+        ConfigError: It is neither a file nor a stream that this process was given.
+        OSError: It is not there.
+    """
+    if not (stat.S_ISREG(path.stat().st_mode) or path.is_dir() or str(path).startswith(STREAMS)):
+        raise ConfigError(f"{path}: is no file")
+
+
 def _file_layer(path: Path | None) -> _Layer:
     named = path is not None
     path = path or Path("config.yaml")
     if not named and not path.is_file():
         return _Layer("config.yaml", {})
     try:
-        if not (stat.S_ISREG(path.stat().st_mode) or path.is_dir() or str(path).startswith(STREAMS)):
-            raise ConfigError(f"{path}: is no file")  # a pipe that nobody writes into would be waited for
+        check_is_file(path)
         text = path.read_bytes().decode("utf-8", errors="strict" if named else "replace")
         if not named and not re.search(r"^rlm\s*:", text, re.MULTILINE):
             return _Layer("config.yaml", {})  # some other program's config.yaml

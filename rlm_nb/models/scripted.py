@@ -14,7 +14,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import Config, Section, TokenPrices
+from rlm_nb.config import Config, Section, TokenPrices, check_is_file
 from rlm_nb.errors import (
     ConfigError,
     ModelError,
@@ -186,8 +186,7 @@ class ScriptedModel:
             ConfigError: It cannot be read or is no script; the message names the place.
         """
         try:
-            if path.is_fifo():
-                raise ConfigError(f"{path}: is no file")  # reading would wait for whoever writes into it
+            check_is_file(path)
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except RecursionError:
             raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None

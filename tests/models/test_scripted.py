@@ -222,6 +222,8 @@ def test_script_without_end(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ConfigError, match=r"pipe\.yaml: is no file$"):
         ScriptedModel.read(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"^/dev/zero: is no file$"):
+        ScriptedModel.read(Path("/dev/zero"))
     with pytest.raises(ConfigError, match=r"nested too deeply$"):
         read(tmp_path, "[" * 10_000)
 
