@@ -156,7 +156,7 @@ def _fitting(results: Sequence[dict[str, Any]], room: int = ROOM) -> list[JSON]:
         else:
             agent = fitting[at].get("agent", "it")
             why = f"{agent}: its answer of {sizes[at]:,} bytes is too large for the way here: ask for less"
-            kept = fitting[at].keys() - {"text", "value", "patch"}
+            kept = fitting[at].keys() - {"text", "value"}
             fitting[at] = {name: fitting[at][name] for name in kept} | _failed(why)
     patched = {at: _size(result["patch"]) for at, result in enumerate(results) if result.get("patch")}
     for at in sorted(patched, key=patched.__getitem__):
@@ -171,11 +171,15 @@ def _size(value: JSON) -> int:
     return len(json.dumps(value))
 
 
+def _said(text: str, value: JSON) -> dict[str, JSON]:
+    """An answer; its value only where that is another one than its text, which may be long."""
+    return {"text": text} if value == text else {"text": text, "value": value}
+
+
 def _of_result(result: AgentResult) -> dict[str, Any]:
     failed = result.outcome.source == "none"
     return {
-        "text": result.answer.text,
-        "value": result.answer.value,
+        **_said(result.answer.text, result.answer.value),
         "status": result.status,
         "error": f"{result.agent}: {result.outcome.stop_reason}" if failed else None,
         "cost": result.total_cost,
@@ -194,8 +198,7 @@ def _of_reply(reply: Reply) -> dict[str, Any]:
     error = "the model refused" if reply.stop_reason == "refusal" else None if reply.text else "the reply was empty"
     status = "error" if error else "partial" if cut else "completed"
     return {
-        "text": reply.text,
-        "value": reply.text,
+        **_said(reply.text, reply.text),
         "status": status,
         "error": error,
         "cost": reply.cost,

@@ -55,7 +55,7 @@ class QueryResult(str):
         """
         error = reply.get("error")
         result = cls(reply["text"] if error is None else f"[no answer: {error}]")
-        result._value = reply.get("value")
+        result._value = reply.get("value", reply.get("text"))  # a text is sent once
         result.status = reply.get("status", "completed")
         result.error = error
         result.cost = reply.get("cost", 0) / 1e6

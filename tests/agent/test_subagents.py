@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rlm_nb.errors import (
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.protocols import Asker
 from rlm_nb.records import AgentResult, Answer, Outcome, Patch, Reply, Request, Task
+from rlm_nb.repl.results import QueryResult
 
 
 class Payer:
@@ -123,6 +125,17 @@ def test_what_an_answer_says() -> None:
         "notebook": "root.1.ipynb",
         "agent": "root.1",
     }
+
+
+def test_a_text_is_sent_once() -> None:
+    """An answer that is its own text goes to the kernel as that alone, and is the answer there."""
+    said = Outcome("completed", Answer.of("a long text"), "final", "")
+    asked = queries(Family(lambda task, cancel: ended(task, said)), model=Payer(("^why", "because")))
+    (result,) = asked.rlm({"tasks": ["x"], "single": True}, Cancellation())
+    (reply,) = asked.llm({"prompts": ["why"], "single": True}, Cancellation())
+    assert "value" not in result
+    assert "value" not in reply
+    assert [QueryResult.of(one).answer for one in (result, reply)] == ["a long text", "because"]
 
 
 def test_children_inherit() -> None:
@@ -330,6 +343,12 @@ def test_what_is_too_large_for_the_bridge() -> None:
     assert "root.4: its answer of 36,000," in results[3]["error"]
     assert results[3]["cost"] == 7
     assert len(asked.children) == 4
+    changed = queries(Family(lambda task, cancel: replace(work(task, cancel), patch=Patch(huge, ("a.py",)))))
+    unknown = [QueryResult.of(result) for result in changed.rlm({"tasks": ["huge", "huge too"]}, Cancellation())]
+    assert [result.files for result in unknown] == [("a.py",), ("a.py",)]
+    for result in unknown:
+        with pytest.raises(SubAgentError, match="could not be sent here"):
+            result.patch
     with pytest.raises(SubAgentError, match="too large"):
         queries(Family(lambda task, cancel: ended(task, Outcome("completed", Answer(huge * 2, ""), "final", "")))).rlm(
             {"tasks": ["one"], "single": True}, Cancellation()
