@@ -38,7 +38,8 @@ class CellOutputs:
 
     def __init__(self, limit: int, overflow: Path, number: int) -> None:
         self.overflow = overflow
-        self._where = f"see output({number}), or the file {overflow.name}"
+        self._number = number
+        self._lost = ""  # why the file ends early, or is not there
         self.execution_count: int | None = None
         self.idle = False
         self._limit = limit
@@ -50,6 +51,14 @@ class CellOutputs:
     def overflowed(self) -> bool:
         """Whether the file holds more than the outputs do."""
         return self._written > 0
+
+    @property
+    def _where(self) -> str:
+        """Where to find what is left out."""
+        if self._lost and not self.overflowed:
+            return f"the full text could not be written to {self.overflow.name}: {self._lost}"
+        place = f"see output({self._number}), or the file {self.overflow.name}"
+        return f"{place}, which could not be written to its end: {self._lost}" if self._lost else place
 
     def add_stream(self, name: str, text: str) -> None:
         """Text on stdout or stderr: joined to the last output if that is the same stream."""
@@ -161,7 +170,9 @@ class CellOutputs:
         return not left_out
 
     def _spill(self, text: str) -> None:
-        """Write to the file, which begins with all that was kept until then."""
+        """Write to the file, which begins with all that was kept until then; where that fails, `_where` says so."""
+        if self._lost:
+            return
         if not self.overflowed:
             text = (
                 "".join("".join(kept.head) if isinstance(kept, _Stream) else _words(kept.output) for kept in self._kept)
@@ -169,10 +180,14 @@ class CellOutputs:
             )
         if (left := MAX_OVERFLOW - self._written) > 0:
             data = text[:left].encode("utf-8", "backslashreplace")[:left]
-            self.overflow.parent.mkdir(parents=True, exist_ok=True)
-            with self.overflow.open("ab") as file:
-                file.write(data)
-            self._written += len(data)
+            try:
+                self.overflow.parent.mkdir(parents=True, exist_ok=True)
+                with self.overflow.open("ab") as file:
+                    file.write(data)
+            except OSError as error:
+                self._lost = error.strerror or str(error)
+            else:
+                self._written += len(data)
 
 
 class _Stream:

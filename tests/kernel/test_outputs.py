@@ -136,6 +136,31 @@ def test_the_file_has_everything_in_order(start: Start) -> None:
     assert "(text/plain, text/html) left out here: see output(1), or the file 1.txt" in str(result.outputs)
 
 
+def test_a_file_that_cannot_be_written(start: Start) -> None:
+    """Head and tail are kept all the same, and the notes say why there is no more."""
+    own = start(max_output_bytes=LIMIT)
+    (own.folder / "outputs").write_text("in the way")
+    result = own.run("print('first\\n' + 'x' * 150_000)\ndisplay('y' * 150_000)\nprint('x' * 150_000 + '\\nlast')")
+    assert (result.status, result.events, result.overflow) == ("ok", (), None)
+    kept = text(result.outputs)
+    assert kept.startswith("first\n")
+    assert kept.endswith("\nlast\n")
+    why = "the full text could not be written to 1.txt: File exists"
+    assert f"characters left out here: {why}" in kept
+    assert f"(text/plain) left out here: {why}]" in str(result.outputs)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk(start: Start) -> None:
+    """No room for the full text costs neither head nor tail."""
+    own = start(max_output_bytes=LIMIT)
+    (own.folder / "outputs").mkdir()
+    (own.folder / "outputs" / "1.txt").symlink_to("/dev/full")
+    result = own.run("print('first' + 'x' * 150_000 + 'last')")
+    assert "could not be written to 1.txt: No space left on device" in text(result.outputs)
+    assert text(result.outputs).endswith("last\n")
+
+
 def test_an_exception_after_too_many_displays(bench: Bench) -> None:
     """The traceback is kept although the displays before it are too many."""
     result = bench.run(f"for i in range({MAX_OUTPUTS * 2}): display(i)\n1 / 0")
