@@ -26,6 +26,7 @@ IN_SUBMODULE = "inside a submodule"
 TOO_LONG = "paths too long"
 UNSTEADY = "changed while they were read"
 LARGE = "larger than workspace.max_file_size"
+UNREAD = "not read when the time was up"
 STILL_LARGE = "their changes, since they are larger than workspace.max_file_size"
 
 

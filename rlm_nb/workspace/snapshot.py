@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlm_nb.workspace.files import LARGE, PIECE, SPECIAL, STILL_LARGE, UNREADABLE, UNSTEADY, LeftOut, Root
+from rlm_nb.workspace.files import LARGE, PIECE, SPECIAL, STILL_LARGE, UNREAD, UNREADABLE, UNSTEADY, LeftOut, Root
 from rlm_nb.workspace.git import Git, controlled
 from rlm_nb.workspace.scratch import scratch
 
@@ -62,11 +62,13 @@ class Observer:
 
     Args:
         algorithm: `sha1` or `sha256`, as the repository names its objects.
+        largest: Bytes of the largest file that is taken in the end, though a root may put off reading it.
         executable: Whether the file system knows which files can be run.
     """
 
-    def __init__(self, algorithm: str, *, executable: bool = True) -> None:
+    def __init__(self, algorithm: str, largest: int | None = None, *, executable: bool = True) -> None:
         self.algorithm = algorithm
+        self._largest = largest
         self._executable = executable
         self._seen: dict[bytes, tuple[tuple[int, ...], Entry]] = {}
 
@@ -100,7 +102,8 @@ class Observer:
                 continue
             except OSError as error:
                 if error.errno == errno.EFBIG:
-                    left.add(path, LARGE if old is None else STILL_LARGE)
+                    later = self._largest is not None and status.st_size <= self._largest
+                    left.add(path, UNREAD if later else LARGE if old is None else STILL_LARGE)
                 else:
                     left.add(path, UNREADABLE if kind in (stat.S_IFREG, stat.S_IFLNK) else SPECIAL)
                 if old is not None:

@@ -20,7 +20,7 @@ from rlm_nb.config import WorkspaceSettings
 from rlm_nb.errors import CancelledError, GitError, RLMError, RunFolderError
 from rlm_nb.records import Patch
 from rlm_nb.workspace import git, origin, patch, repository
-from rlm_nb.workspace.files import LARGE, STILL_LARGE, UNREADABLE, LeftOut, Root
+from rlm_nb.workspace.files import UNREAD, UNREADABLE, LeftOut, Root
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, ignored
 
@@ -67,7 +67,7 @@ class Worktree:
         self._last, self._tree = "", tree
         self._left = LeftOut()
         self._ended = False
-        self._observer = Observer(start.algorithm)
+        self._observer = Observer(start.algorithm, settings.max_file_size)
         with Root(path) as root:
             self._observer.trust(root, tree)
         self.workdir = _nearest_folder(path, start.subfolder)
@@ -103,7 +103,7 @@ class Worktree:
                 for largest in sorted({min(SMALL, self._largest), self._largest}):
                     found = replace(found, commit=self._snapshot(END, largest, cancel))
                     found = patch.between(ours, self.base, found.commit, self._left.sentences(), largest=self._largest)
-                    if not self._left.paths.keys() & {LARGE, STILL_LARGE}:
+                    if UNREAD not in self._left.paths:
                         break
             except (CancelledError, GitError) as error:
                 if isinstance(error, GitError) and not found.commit:

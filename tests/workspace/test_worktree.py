@@ -438,10 +438,15 @@ def test_the_last_edits_are_read_for_as_long_as_there_is_time(repository, open_s
     tree = check_out(open_source(repository, settings=WorkspaceSettings(max_file_size=1 << 40)))
     (tree.path / "honest").write_text("x\n")
     sparse(tree.path / "large", 64 << 30)
+    sparse(tree.path / "larger", (1 << 40) + 1)
     started = time.monotonic()
     patch = tree.patch(Cancellation(started + 3))
     assert time.monotonic() - started < 20
     assert patch.files == ("honest",)
+    assert set(patch.notes[:2]) == {
+        "left out, not read when the time was up: large",
+        "left out, larger than workspace.max_file_size: larger",
+    }
     assert "+x\n" in tree.patch(Cancellation(time.monotonic() + 3)).text
     assert re.match(r"the last edits may be missing, .* kept: the time limit", patch.notes[-1])
 
