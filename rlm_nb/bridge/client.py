@@ -57,7 +57,8 @@ class Client:
 
         Raises:
             RLMError: What went wrong on the other side, as the same class that was raised there.
-            BridgeError: The controller does not answer this kernel (any more), or the arguments cannot be sent.
+            BridgeError: The controller does not answer this kernel (any more), the arguments cannot be sent, or this
+                process has no file descriptors left for it.
         """
         try:
             with self._connection() as connection:
@@ -87,10 +88,12 @@ class Client:
             if not self._asked:
                 self._wire.sendall(b"?")
                 self._asked = True
-            data, descriptors, _, _ = socket.recv_fds(self._wire, 1, 1)
+            data, descriptors, flags, _ = socket.recv_fds(self._wire, 1, 1)
             self._asked = False
         if not data:
             raise EOFError("it hung up")
+        if not descriptors and flags & socket.MSG_CTRUNC:
+            raise BridgeError(messages.without_descriptors())
         if not descriptors:
             raise EOFError("it has no connection to give")
         os.set_inheritable(descriptors[0], False)

@@ -1,19 +1,22 @@
 """One message on the bridge: a length, then JSON; a large one travels as an open file.
 
-A frame holds at most `MAX_FRAME` bytes. What is larger is written to an unlinked temporary file of the sender's, whose
-descriptor goes with the header: there is no path to find, to guess or to clean up.
+A frame holds at most `MAX_FRAME` bytes. What is larger is written to a file of the sender's without a name, in memory
+where the system has such files, whose descriptor goes with the header: there is no path to find, to guess or to clean
+up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 import struct
 import tempfile
 import time
-from typing import NoReturn
+from contextlib import ExitStack
+from typing import IO, NoReturn
 
 from rlm_nb.errors import BridgeError
 from rlm_nb.records import JSON
@@ -35,7 +38,7 @@ def send(connection: socket.socket, value: JSON) -> None:
     """Send one value.
 
     Raises:
-        BridgeError: JSON has no form for it, or it is too large; nothing was sent.
+        BridgeError: JSON has no form for it, it is too large, or there is no room to send it from; nothing was sent.
         OSError: Nobody listens any more.
     """
     try:
@@ -48,10 +51,32 @@ def send(connection: socket.socket, value: JSON) -> None:
     if len(body) <= MAX_FRAME:
         connection.sendall(_HEADER.pack(_INLINE, len(body)) + body)
         return
-    with tempfile.TemporaryFile() as file:
-        file.write(body)
-        file.flush()
+    with _in_a_file(body) as file:
         socket.send_fds(connection, [_HEADER.pack(_FILE, len(body))], [file.fileno()])
+
+
+def _in_a_file(body: bytes) -> IO[bytes]:
+    """A file that holds it, and has no name; a full temporary folder does not matter where memory serves."""
+    try:
+        with ExitStack() as undo:
+            file: IO[bytes]
+            if hasattr(os, "memfd_create"):
+                file = undo.enter_context(os.fdopen(os.memfd_create("rlm-nb"), "wb", buffering=0))
+            else:
+                file = undo.enter_context(tempfile.TemporaryFile(buffering=0))
+            rest = memoryview(body)
+            while rest:
+                rest = rest[file.write(rest) :]
+            undo.pop_all()
+            return file
+    except OSError as error:
+        raise BridgeError(f"a value of {len(body):,} bytes cannot be sent: {error.strerror or error}") from None
+
+
+def without_descriptors() -> str:
+    """What is wrong when something was sent as a descriptor, and this process can have no more of them."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"this process has no file descriptors left (limit {most:,}): close some files"
 
 
 def receive(connection: socket.socket, seconds: float | None = None) -> JSON:
@@ -68,7 +93,7 @@ def receive(connection: socket.socket, seconds: float | None = None) -> JSON:
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     connection.settimeout(seconds)
-    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 1)
+    header, descriptors, flags, _ = socket.recv_fds(connection, _HEADER.size, 1)
     try:
         if not header:
             raise EOFError("the bridge was closed")
@@ -78,6 +103,8 @@ def receive(connection: socket.socket, seconds: float | None = None) -> JSON:
             body = _exactly(connection, length, deadline)
         elif kind == _FILE and length <= MAX_VALUE and descriptors:
             body = _file(descriptors[0], length)
+        elif kind == _FILE and flags & socket.MSG_CTRUNC:
+            raise BridgeError(f"a message of {length:,} bytes cannot be taken: {without_descriptors()}")
         else:
             raise BridgeError(f"a message of {length:,} bytes and kind {kind!r} is not understood")
     finally:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from rlm_nb.bridge import messages
@@ -51,6 +55,41 @@ def many(client: Client, wire: socket.socket) -> Any:
     """200 calls from 20 threads."""
     with ThreadPoolExecutor(20) as pool:
         return list(pool.map(lambda number: client.call("echo", number=number), range(200)))
+
+
+def large_without_a_disk(client: Client, wire: socket.socket) -> Any:
+    """A text that is too long for a frame, where no temporary file can be made."""
+    tempfile.tempdir = "/nowhere"
+    return large(client, wire)
+
+
+def without_room(client: Client, wire: socket.socket) -> Any:
+    """A text that is too long for the largest file that this process may write, and then a shorter one."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    return [_said(client, text="é" * 3_000_000), _said(client, text="short")]
+
+
+def without_descriptors(client: Client, wire: socket.socket) -> Any:
+    """A call when every descriptor is taken, and one when there are some again."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    taken = []
+    with suppress(OSError):
+        while True:
+            taken.append(os.dup(0))
+    before = _said(client, text="before")
+    os.close(taken.pop())
+    large = _said(client, text="é" * 3_000_000)
+    for descriptor in taken:
+        os.close(descriptor)
+    return [before, large, _said(client, text="after")]
+
+
+def _said(client: Client, **arguments: Any) -> Any:
+    try:
+        return client.call("echo", **arguments)
+    except RLMError as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def large(client: Client, wire: socket.socket) -> Any:

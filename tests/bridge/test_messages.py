@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import struct
 import tempfile
@@ -60,6 +61,18 @@ def test_large_values_travel_as_a_file(pair: Pair, more: int) -> None:
     reader.join()
     assert received == [value]
     assert descriptors() == before
+
+
+def test_a_large_value_for_a_reader_without_descriptors(pair: Pair) -> None:
+    """It is told why it cannot have the value."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    messages.send(pair[0], "x" * messages.MAX_FRAME)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (pair[1].fileno(), hard))
+    try:
+        with pytest.raises(BridgeError, match=r"cannot be taken: this process has no file descriptors left \(limit "):
+            messages.receive(pair[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_too_large_to_send(pair: Pair) -> None:

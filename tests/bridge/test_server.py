@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -171,6 +172,27 @@ def test_many_threads_at_once(controller: Controller) -> None:
 def test_large_values(call: Start) -> None:
     """Megabytes go there and back."""
     assert call("large").said() is True
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_large_values_need_no_disk(call: Start) -> None:
+    """A temporary folder that is full or gone keeps no answer from being given."""
+    assert call("large_without_a_disk").said() is True
+
+
+def test_no_room_for_a_large_value(call: Start) -> None:
+    """The caller is told what is wrong, and the next call is answered."""
+    large, short = call("without_room").said()
+    assert re.match(r"BridgeError: a value of 18,000,\d+ bytes cannot be sent: File too large$", large)
+    assert short == {"text": "short"}
+
+
+def test_a_caller_without_descriptors(call: Start) -> None:
+    """It is told that it has too many files open, rather than that the controller is gone; then it goes on."""
+    before, large, after = call("without_descriptors").said()
+    assert before == "BridgeError: this process has no file descriptors left (limit 100): close some files"
+    assert re.match(r"BridgeError: a value of 18,000,\d+ bytes cannot be sent: Too many open files$", large)
+    assert after == {"text": "after"}
 
 
 def test_in_flight(call: Start, controller: Controller) -> None:
