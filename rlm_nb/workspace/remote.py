@@ -18,12 +18,25 @@ HEAD = "refs/remotes/origin/HEAD"
 """Where the default branch of the other side is kept."""
 
 
+HIDDEN = "…"
+"""What is shown instead of a secret."""
+
+SHORTEST = 6
+"""Characters of the shortest value of a query that is taken for a secret wherever it appears: `1` is none."""
+
+
 class Address(NamedTuple):
-    """Where to fetch from: a URL that may be shown, and what may not be."""
+    """Where to fetch from: a URL that may be shown, and what may not be: a login, and what a query says."""
 
     url: str
     server: str = ""
     login: tuple[str, str] | None = None
+    query: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The URL without its login, to fetch from."""
+        return self.url.replace(f"?{HIDDEN}", f"?{self.query}", 1) if self.query else self.url
 
 
 def is_url(where: str) -> bool:
@@ -32,7 +45,7 @@ def is_url(where: str) -> bool:
 
 
 def address(where: str) -> Address:
-    """Take the login out of a URL.
+    """Take the login, and the query of a web address, which may hold a token, out of a URL.
 
     Raises:
         SourceError: It is no URL that we fetch from; the message does not repeat it, for what it may hold.
@@ -52,7 +65,7 @@ def address(where: str) -> Address:
 
 
 def fetch(where: str, ctl: Path, cancel: Cancellation | None = None) -> tuple[str, str]:
-    """Make `ctl` and fetch every branch and tag into it; returns the URL without its login, and the algorithm.
+    """Make `ctl` and fetch every branch and tag into it; returns the URL without its secrets, and the algorithm.
 
     Raises:
         SourceError: It cannot be reached, wants a login, or is no repository.
@@ -61,7 +74,7 @@ def fetch(where: str, ctl: Path, cancel: Cancellation | None = None) -> tuple[st
     place = address(where)
     repository.make(ctl, "sha1")
     there = git.over_network(ctl, place.server, place.login, cancel)
-    listed = there.attempt("ls-remote", "--quiet", "--", place.url)
+    listed = there.attempt("ls-remote", "--quiet", "--", place.whole)
     if listed.code:
         raise _unreachable(place, listed.err)
     rows = (row.partition(b"\t") for row in listed.out.splitlines())
@@ -76,7 +89,7 @@ def fetch(where: str, ctl: Path, cancel: Cancellation | None = None) -> tuple[st
     if b"HEAD" in refs:
         wanted.append(f"+HEAD:{HEAD}")
     options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules")
-    fetched = there.attempt("fetch", *options, "--", place.url, *wanted)
+    fetched = there.attempt("fetch", *options, "--", place.whole, *wanted)
     if fetched.code:
         raise _unreachable(place, fetched.err)
     return place.url, algorithm
@@ -88,15 +101,30 @@ def _without_login(parts: SplitResult) -> Address:
     if parts.scheme not in ("http", "https"):  # a user is part of an ssh address, and no secret
         return Address(parts._replace(netloc=f"{user}@{host}" if user else host).geturl())
     login = (unquote(user), unquote(password)) if userinfo else None
-    return Address(parts._replace(netloc=host).geturl(), f"{parts.scheme}://{host}", login)
+    shown = parts._replace(netloc=host, query=HIDDEN if parts.query else "").geturl()
+    return Address(shown, f"{parts.scheme}://{host}", login, parts.query)
 
 
 def _unreachable(place: Address, said: str) -> SourceError:
     if place.login:  # git does not repeat it, but what the server answers may; a user without a password is a token
         user, password = place.login
-        said = said.replace(password or user, "…")
+        said = said.replace(password or user, HIDDEN)
+    said = _without_query(said, place.query)
     hint = ""
     if "could not read Username" in said or "Authentication failed" in said:
         hint = "; it wants a login, or does not exist: use ssh, or have git remember the login"
     reason = " ".join(line.removeprefix("fatal: ") for line in said.splitlines() if line.strip())
     return SourceError(f"{place.url} cannot be fetched: {reason or 'git did not say why'}{hint}")
+
+
+def _without_query(said: str, query: str) -> str:
+    """What git or a server said, which may repeat the query or a part of it."""
+    if not query:
+        return said
+    said = said.replace(f"?{query}", f"?{HIDDEN}")
+    values = {part.partition("=")[2] or part for part in query.split("&")}
+    values |= {unquote(value) for value in values}
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= SHORTEST:
+            said = said.replace(value, HIDDEN)
+    return said

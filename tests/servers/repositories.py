@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from tests.conftest import Git
 
@@ -27,8 +29,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(403)
             self.send_header("Content-Type", "text/plain")
             self.end_headers()
-            self.wfile.write(b"refused: " + wanted)
+            self.wfile.write(b"refused: " + wanted + b" " + unquote(self.path).encode())
         else:
+            # Git puts what it asks for behind the whole URL, and its own query behind that.
+            self.path = re.sub(r"\?token=[^/&]*", "", self.path).replace("&", "?", 1)
             super().do_GET()
 
     def log_message(self, *_: object) -> None:

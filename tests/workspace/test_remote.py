@@ -57,6 +57,24 @@ def test_a_login_reaches_the_server_and_nobody_else(server, open_source, tmp_pat
     assert not [text for text in shown if "pa$s" in text or "ada:" in text]
 
 
+def test_a_token_in_the_query_is_used_and_not_shown(server, open_source, check_out, tmp_path):
+    """The server gets it; what is shown and recorded has dots instead, errors of git and of the server included."""
+    place = f"http://127.0.0.1:{server.server_port}"
+    source = open_source(f"{place}/repo.git?token=s3%2Fcr3t")
+    assert source.origin == f"{place}/repo.git?…"
+    assert (check_out(source).path / "README.md").exists()
+    with pytest.raises(SourceError, match=r"nothing\?… cannot be fetched: ") as missing:
+        open_source(f"{place}/nothing?token=s3%2Fcr3t")
+    with pytest.raises(SourceError, match=r"refused:  /echo") as echoed:
+        open_source(f"{place}/echo?token=s3%2Fcr3t&depth=1")
+    assert "127.0.0.1" in str(echoed.value)
+    with pytest.raises(SourceError, match="no branch or tag") as branch:
+        open_source(f"{place}/repo.git?token=s3%2Fcr3t", branch="mai")
+    shown = [*map(str, (missing.value, echoed.value, branch.value)), repr(source)]
+    shown += [path.read_bytes().decode("latin-1") for path in tmp_path.glob("run-*/**/*") if path.is_file()]
+    assert not [text for text in shown if "cr3t" in text]
+
+
 def test_a_missing_login_is_not_asked_for(server, open_source):
     """No prompt on a terminal, no window: a sentence."""
     server.password = DECODED
@@ -140,6 +158,10 @@ def test_a_hook_or_a_template_of_the_user_does_not_run(server, open_source, tmp_
         (
             "https://tok%40en@example.org:8443/a",
             Address("https://example.org:8443/a", "https://example.org:8443", ("tok@en", "")),
+        ),
+        (
+            "https://ada:x@example.org/a?key=b",
+            Address("https://example.org/a?…", "https://example.org", ("ada", "x"), "key=b"),
         ),
         ("ssh://git:secret@example.org/a", Address("ssh://git@example.org/a")),
         ("git@example.org:a/b.git", Address("git@example.org:a/b.git")),
