@@ -43,7 +43,7 @@ def money(micro_dollars: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4.2s`, `12s`, `3m05s`, `1h02m`."""
+    """`4.2s`, `12s`, `3m05s`, `1h02m`, `400d`; beyond a thousand years, that it is that."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f}s"
     whole = round(seconds)
@@ -51,7 +51,10 @@ def duration(seconds: float) -> str:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    if whole < 100 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    days = whole // 86400
+    return f"{days:,}d" if days < 365_000 else "more than 1,000 years"
 
 
 def plural(count: int, noun: str) -> str:

@@ -51,6 +51,16 @@ def test_a_purse(rlm_nb: Command, purse: BudgetFile) -> None:
     assert last.startswith("reserved by 20260101-aaaa root.1 for its last turn: $0.1")
 
 
+def test_a_deadline_beyond_all_measure(rlm_nb: Command, purse: BudgetFile) -> None:
+    """It is no number that fills the screen."""
+    values = json.loads(purse.path.read_text())
+    values["limits"]["deadline"] = 1e308
+    purse.path.write_text(json.dumps(values))
+    done = rlm_nb("budget", "team.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "time: more than 1,000 years left" in done.stdout.splitlines()
+
+
 def test_places_that_hold_no_budget(rlm_nb: Command, tmp_path: Path) -> None:
     """A closed folder, a name that is too long, a pipe, links in a circle: one sentence each, at once."""
     (tmp_path / "closed").mkdir(mode=0)

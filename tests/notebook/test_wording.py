@@ -48,8 +48,8 @@ def test_money_is_never_so_rounded_that_a_small_sum_reads_as_nothing() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(-1, "0.0s"), (0.42, "0.4s"), (9.94, "9.9s"), (9.96, "10s"), (59.6, "1m00s"), (125.4, "2m05s"), (3599.4, "59m59s"),
-     (3600, "1h00m"), (7320, "2h02m")],
+     (3600, "1h00m"), (7320, "2h02m"), (100 * 3600, "4d"), (1e308, "more than 1,000 years")],
 )  # fmt: skip
 def test_durations_read_well(seconds: float, text: str) -> None:
-    """Short ones to a tenth, long ones in two units."""
+    """Short ones to a tenth, long ones in two units, and what is beyond all measure in words."""
     assert duration(seconds) == text
