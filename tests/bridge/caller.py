@@ -59,7 +59,7 @@ def many(client: Client, wire: socket.socket) -> Any:
 
 def large_without_a_disk(client: Client, wire: socket.socket) -> Any:
     """A text that is too long for a frame, where no temporary file can be made."""
-    tempfile.tempdir = "/nowhere"
+    tempfile.tempdir = "/dev/null/none"
     return large(client, wire)
 
 
