@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import SecretStr
-from pydantic_core import to_jsonable_python
 
 from rlm_nb.bridge.client import Client
 from rlm_nb.cancellation import Cancellation
@@ -32,6 +31,7 @@ from rlm_nb.protocols import Model
 from rlm_nb.records import Access, Reply, Request, StopReason, Subcall, Usage
 from rlm_nb.run_folder import run_folder, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
+from rlm_nb.tasks.plain import plain
 from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
 from rlm_nb.workspace.scratch import scratch
 
@@ -129,9 +129,9 @@ def run_task(
         ended = execute(function, context, guards, heard, hear)
         result = _result(ended, config, metered, guards.elapsed())
         if audit is not None:
-            plain = _plain(result)
-            audit.finish(plain)
-            write_json(folder / "result.json", plain)
+            form = _form(result)
+            audit.finish(form)
+            write_json(folder / "result.json", form)
     result.subcalls, result.raised = tuple(subcalls), ended.raised
     result.folder = folder if record else None
     return result
@@ -198,11 +198,11 @@ class TaskBuilder:
 
 def as_json(result: Mapping[str, Any]) -> str:
     """A result as JSON; what has no form there as its text."""
-    return json.dumps(_plain(result), indent=2, ensure_ascii=False)
+    return json.dumps(_form(result), indent=2, ensure_ascii=False)
 
 
-def _plain(result: Mapping[str, Any]) -> Any:
-    return to_jsonable_python(dict(result), fallback=str, inf_nan_mode="strings", serialize_unknown=True)
+def _form(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain(part) for name, part in result.items()}
 
 
 def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: float) -> TaskResult:

@@ -4,37 +4,65 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rlm_nb.notebook.wording import printable
 
 
-def write(text: str) -> None:
+def write(text: str, out: TextIO | None = None) -> None:
     """Write what was asked for, ended by a newline: harmless on a terminal, exactly as it is anywhere else.
 
     A reader that has gone away (`| head`) is no error.
 
+    Args:
+        text: What was asked for.
+        out: Standard output, where it was put aside.
+
     Raises:
         OSError: It cannot be written; a full disk, for one.
     """
-    if sys.stdout.isatty():
+    out = out or sys.stdout
+    if out.isatty():
         text = printable(text)
     if not text.endswith("\n"):
         text += "\n"
-    write_bytes(text.encode(sys.stdout.encoding, "backslashreplace"))
+    write_bytes(text.encode(out.encoding, "backslashreplace"), out)
 
 
-def write_bytes(data: bytes) -> None:
+def write_bytes(data: bytes, out: TextIO | None = None) -> None:
     """Write what was asked for, to the byte: for streams that are no terminal. Otherwise like `write`."""
+    out = out or sys.stdout
     try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        out.buffer.write(data)
+        out.buffer.flush()
     except BrokenPipeError:
-        _give_up(sys.stdout)
+        _give_up(out)
     except OSError:
-        _give_up(sys.stdout)
+        _give_up(out)
         raise
+
+
+@contextmanager
+def stdout_put_aside() -> Iterator[TextIO]:
+    """Standard output for `write` alone: from here on, what anything else in this process prints goes to stderr.
+
+    It stays so after the block: a thread that was left, or the children of a task, may print until the process exits.
+    """
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it was closed from the start, and is a stand-in of ours
+        yield sys.stdout
+        return
+    try:
+        os.dup2(2, 1)
+    except OSError:  # stderr is closed
+        with open(os.devnull, "wb") as null:  # noqa: PTH123
+            os.dup2(null.fileno(), 1)
+    with open(kept, "w", encoding=sys.stdout.encoding) as out:  # noqa: PTH123
+        yield out
 
 
 def tell(text: str) -> None:

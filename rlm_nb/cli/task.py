@@ -11,11 +11,11 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from rlm_nb.cli.streams import tell, write
+from rlm_nb.cli.streams import stdout_put_aside, tell, write
 from rlm_nb.notebook.wording import duration, headline, money, plural
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def task(
     """
     from rlm_nb.cli.door import door
 
-    with door(verbose) as keys:
+    with door(verbose) as keys, stdout_put_aside() as out:
         from rlm_nb.cli.run import check_writable
         from rlm_nb.config import load
         from rlm_nb.task_run import run_task
@@ -81,7 +81,7 @@ def task(
             keys=keys.secrets,
             listen=partial(_follow, keys=keys, verbose=verbose),
         )
-        sys.exit(_run_to_its_end(begin, keys, output))
+        sys.exit(_run_to_its_end(begin, output or out))
 
 
 def find_task(name: str) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ def _with_question(function: Callable[..., Any], name: str, question: str | None
     return partial(function, question=question)
 
 
-def _run_to_its_end(begin: Callable[..., TaskResult], keys: Keys, output: Path | None) -> int:
+def _run_to_its_end(begin: Callable[..., TaskResult], output: Path | TextIO) -> int:
     """Run, report, hand over the result; returns the exit code."""
     from rlm_nb.cancellation import Cancellation
     from rlm_nb.cli.signals import Interruption
@@ -177,16 +177,17 @@ def _report(result: TaskResult) -> None:
     tell(f"took:     {', '.join(took)}")
 
 
-def _deliver(result: TaskResult, output: Path | None) -> bool:
+def _deliver(result: TaskResult, output: Path | TextIO) -> bool:
     """Hand over the result; whether that went well. It is in the run's folder in any case."""
     from rlm_nb.task_run import as_json
 
     try:
-        if output is None:
-            write(as_json(result))
-        else:
+        if isinstance(output, Path):
             output.write_text(as_json(result) + "\n", encoding="utf-8", errors="backslashreplace")
+        else:
+            write(as_json(result), output)
     except OSError as error:
-        tell(f"Error: the result could not be written to {output or 'stdout'}: {error.strerror or error}")
+        place = output if isinstance(output, Path) else "stdout"
+        tell(f"Error: the result could not be written to {place}: {error.strerror or error}")
         return False
     return True

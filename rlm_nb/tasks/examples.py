@@ -120,7 +120,8 @@ def ask_book(
     """An answer to a question about a whole book, with the passages that it rests on.
 
     The words of the question are searched for in all of the book; the passages where most of them meet are read one by
-    one, and what they say is put together. Each passage is a finding, whatever happens afterwards.
+    one, and what they say is put together. Each passage that was read is a finding, whatever happens to
+    the others, and afterwards.
     """
     words = [word for word in regex.findall(r"\w{4,}", question.casefold()) if word not in _COMMON]
     places = [
@@ -132,10 +133,14 @@ def ask_book(
     chunks = [context_slice(context, start, start + PASSAGE) for start in starts]
     prompt = f"What does this passage say about the question: {question} If it says nothing about it, answer NOTHING."
     passages = []
-    for start, chunk, said in zip(starts, chunks, semantic_subcall_batched(prompt, chunks), strict=True):
-        if not said.startswith("NOTHING"):
+    answers = semantic_subcall_batched(prompt, chunks, failures="keep")
+    for start, chunk, said in zip(starts, chunks, answers, strict=True):
+        if isinstance(said, str) and not said.startswith("NOTHING"):
             passages.append({"start": start, "end": start + len(chunk), "says": said})
             yield passages[-1]
+    for said in answers:
+        if isinstance(said, Exception):
+            raise said  # an answer that leaves passages out would be none
     notes = "\n".join(f"[{passage['start']}] {passage['says']}" for passage in passages)
     answer = semantic_subcall(f"From these notes alone, answer: {question}", notes) if passages else None
     return {"question": question, "answer": answer, "passages": passages}

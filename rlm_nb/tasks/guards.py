@@ -54,7 +54,7 @@ class GuardConfig:
         model: The model's name; `None` for the one that the settings name.
 
     Raises:
-        ConfigError: A limit is no positive number.
+        ConfigError: A limit is no positive number, or that of tokens no whole one.
     """
 
     max_cost: float | None = 0.50
@@ -69,6 +69,9 @@ class GuardConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
                 raise ConfigError(f"GuardConfig: {name} must be a number above 0, not {value!r}")
+        if not isinstance(self.max_tokens_per_subcall, int):
+            given = self.max_tokens_per_subcall
+            raise ConfigError(f"GuardConfig: max_tokens_per_subcall must be a whole number, not {given!r}")
 
     @classmethod
     def of(cls, settings: Config) -> GuardConfig:
@@ -226,7 +229,8 @@ class Guards:
     def _result(self, answer: Future[tuple[int, Reply]]) -> tuple[int, Reply]:
         while True:
             try:
-                return answer.result(LOOK)
+                # At the end, what is there is had at once: a batch of many may keep its answers.
+                return answer.result(0 if self.cancel.is_cancelled() else LOOK)
             except StillRunning:
                 if self.cancel.is_cancelled() and not answer.done():
                     self.check()

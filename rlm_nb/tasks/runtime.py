@@ -17,22 +17,27 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from rlm_nb import context_access
 from rlm_nb.context_access import Text
 from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
 from rlm_nb.records import Status
 from rlm_nb.tasks.guards import LOOK, Guards, Told, current
+from rlm_nb.tasks.plain import text
 
 T = TypeVar("T")
 
 GRACE = 1.0
 """Seconds after the end of its time that a task may take to notice, before its caller goes on without it."""
+
+NOTICE = 0.1
+"""Seconds in which a task that waits for a model hears of its end there, and may keep the answers that it has."""
 
 TICK = 0.005
 """Seconds between two attempts to end a task."""
@@ -47,7 +52,7 @@ BURST = 0.2
 """Seconds for which no line of such a task is let run."""
 
 TaskFunction = Callable[[Any], Any]
-"""A task: a function of a context. It may be a generator, whose values are findings, or asynchronous."""
+"""A task: a function of a context. It may be a generator, whose values are findings, or asynchronous, or both."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,13 @@ def _hear(heard: queue.SimpleQueue[Told], on: _Hear, seconds: float) -> None:
         return
 
 
+async def _values(made: AsyncGenerator[T, Never], findings: list[T]) -> list[T]:
+    async with aclosing(made):
+        async for value in made:
+            findings.append(value)
+    return findings
+
+
 class _Job:
     """A task in its thread."""
 
@@ -143,8 +155,7 @@ class _Job:
         if self._why is None:
             cancel = self._guards.cancel
             self._why = self._guards.out_of_time() if cancel.timed_out else CancelledError(cancel.reason)
-        if self._is_async:
-            self._done.wait(GRACE / 2)  # it looks by itself
+        self._done.wait(GRACE / 2 if self._is_async else NOTICE)  # it looks by itself, if it can
         attempts, pause = 0, TICK
         while self.is_going_on() and time.monotonic() < deadline:
             attempts += 1
@@ -166,19 +177,26 @@ class _Job:
         return self._ended or self._stopped(self._why or self._guards.out_of_time())
 
     def _run(self) -> None:
+        # What is sent to end the task may arrive a moment after its end, at any of these lines: each is in a `try`.
         # Not `suppress`, which is no code of ours, and might be refused.
-        try:  # noqa: SIM105
-            self._ended = self._to_its_end()
-        except BaseException:  # noqa: BLE001, S110 - sent to end the task, it came a moment after its end
-            pass
-        while not self._done.is_set():
+        try:
             try:
+                self._ended = self._to_its_end()
+            finally:
+                self._over()
+        except BaseException:  # noqa: BLE001 - it came in the wake of the task's end
+            self._over()
+
+    def _over(self) -> None:
+        """Say that it is over, whatever is still on its way."""
+        try:
+            while not self._done.is_set():
                 with self._ending:
                     self._done.set()
-                for _ in range(3):  # the last one may still be on its way: Python delivers it in a loop
-                    pass
-            except RuntimeLimitError:
-                continue
+            for _ in range(3):  # the last one may still be on its way: Python delivers it in a loop
+                pass
+        except RuntimeLimitError:
+            self._over()
 
     def _to_its_end(self) -> Ended:
         self._guards.enter()
@@ -188,13 +206,16 @@ class _Job:
         except (BudgetExceededError, CancelledError) as error:
             return self._stopped(error)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a task, too, is its own affair
-            return Ended("error", self._findings(), f"{type(error).__name__}: {error}", error)
+            return Ended("error", self._findings(), f"{type(error).__name__}: {text(error)}", error)
 
     def _value(self) -> Any:
         made = self._function(self._context)
         if inspect.iscoroutine(made):
             self._is_async = True
             return asyncio.run(self._until_stopped(made))
+        if inspect.isasyncgen(made):
+            self._is_async = True
+            return asyncio.run(self._until_stopped(_values(made, partial([]))))
         if not inspect.isgenerator(made):
             return made
         findings = partial([])

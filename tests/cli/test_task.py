@@ -156,6 +156,22 @@ def test_a_task_of_ones_own(rlm_nb: Command, here: Path) -> None:
     assert json.loads(done.stdout)["result"] == [1]
 
 
+def test_what_a_task_prints(rlm_nb: Command, here: Path) -> None:
+    """Stdout is the JSON alone: what the module, the task, its children and its prompts print goes to stderr."""
+    (here / "loud.py").write_text(
+        "import os, threading, time\n\nprint('of the module', flush=True)\n\n"
+        "def later():\n    for _ in range(100):\n        time.sleep(0.01)\n        os.write(1, b'of a thread\\n')\n\n"
+        "def task(context):\n    print('of the task')\n    os.system('echo of a child')\n"
+        "    os.write(1, b'of the system\\n')\n    threading.Thread(target=later, daemon=True).start()\n"
+        "    try:\n        input('a prompt')\n    except EOFError:\n        pass\n    return [b'\\xff', 10**5000]\n"
+    )
+    done = rlm_nb("task", "text.md", "--task", "loud:task", *MODEL)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["result"][0] == "\\xff"
+    for words in ("of the module", "of the task", "of a child", "of the system", "of a thread", "a prompt"):
+        assert words in done.stderr
+
+
 def test_limits_from_the_environment(rlm_nb: Command, here: Path) -> None:
     """`RLM_MAX_COST`, `RLM_MAX_RUNTIME` and `RLM_MODEL` hold for tasks, in `.env` too, and flags count more."""
     (here / ".env").write_text("RLM_MAX_COST=0.25\nRLM_MAX_RUNTIME=30\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from rlm_nb.tasks import (
     partial,
     semantic_subcall,
 )
+from rlm_nb.tasks.examples import ask_book
 from tests.tasks.conftest import Run
 
 LIMIT = 0.4
@@ -208,7 +210,19 @@ def test_how_findings_are_kept(run: Run) -> None:
         await asyncio.sleep(0)
         return semantic_subcall("?", text)
 
+    async def both(text: str) -> Any:
+        yield 1
+        await asyncio.sleep(0)
+        yield semantic_subcall("?", text)
+
+    async def both_for_ever(text: str) -> Any:
+        yield 1
+        await asyncio.sleep(60)
+
     assert run(values)["result"] == [1, 2]
+    assert run(both)["result"] == [1, "fine"]
+    stopped = run(both_for_ever, max_runtime_seconds=LIMIT)
+    assert (stopped["status"], stopped["result"]) == ("partial", [1])
     assert run(returned)["result"] == {"all": 1}
     assert run(stored, "four")["result"] == {"new": [4]}
     assert run(later)["result"] == "fine"
@@ -217,6 +231,36 @@ def test_how_findings_are_kept(run: Run) -> None:
             "completed",
             falsy,
         )
+
+
+@pytest.mark.parametrize("limits", [{"max_runtime_seconds": LIMIT}, {"max_cost": 0.012}])
+def test_a_book_that_is_half_read(run: Run, limits: dict[str, Any]) -> None:
+    """The passages whose answers are paid for are findings, when time or money end a batch."""
+    book = "".join(f"The butler, number {number}. " + f"{number} and so on. " * 300 for number in range(5))
+    slow = {"text": "late", "delay": 60 if "max_runtime_seconds" in limits else 0}
+    result = run(
+        functools.partial(ask_book, question="Where is the butler?"),
+        book,
+        [("number [34]", slow), (".", "He did it.")],
+        **limits,
+    )
+    assert result["status"] == "partial"
+    assert 0 < len(result["result"]) < 5
+    assert len(result["result"]) == sum(call.error is None for call in result.subcalls)
+    assert result["error"].startswith("limit reached")
+
+
+def test_an_end_at_the_end_of_a_task(tmp_path: Path) -> None:
+    """What is sent to end a task that ends by itself at that moment leaves no traceback."""
+    code = (
+        "from rlm_nb.models.scripted import ScriptedModel\n"
+        "from rlm_nb.tasks import GuardConfig, run_task\n"
+        "def task(text):\n    try:\n        while True: pass\n    except BaseException: return 1\n"
+        "for _ in range(12):\n"
+        "    run_task(task, 't', GuardConfig(max_runtime_seconds=0.01), model=ScriptedModel.of({}), record=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_somebody_stops_it(run: Run) -> None:
@@ -280,3 +324,9 @@ def test_limits_that_are_none(limits: dict[str, Any]) -> None:
     """They are refused by name."""
     with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be a number above 0"):
         GuardConfig(**limits)
+
+
+def test_parts_of_a_token() -> None:
+    """They are refused."""
+    with pytest.raises(ConfigError, match="max_tokens_per_subcall must be a whole number"):
+        GuardConfig(max_tokens_per_subcall=4000.7)  # type: ignore[arg-type]
