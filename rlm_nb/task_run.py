@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from pydantic import SecretStr
 
@@ -29,7 +30,7 @@ from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.task_record import TaskRecord
 from rlm_nb.protocols import Model
 from rlm_nb.records import Access, Reply, Request, StopReason, Subcall, Usage
-from rlm_nb.run_folder import run_folder, write_json
+from rlm_nb.run_folder import run_folder, whose, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
 from rlm_nb.tasks.plain import plain
 from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
@@ -49,11 +50,13 @@ class TaskResult(dict[str, Any]):
         subcalls: Every question and its answer; `subcall.basis` is where its chunk is from.
         folder: Where the run is recorded: `task.ipynb`, `audit.jsonl`, `result.json`; `None` when it is not.
         raised: What the task raised, when that was no limit.
+        faults: What could not be recorded, a sentence each; the result is whole all the same.
     """
 
     subcalls: tuple[Subcall, ...] = ()
     folder: Path | None = None
     raised: BaseException | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def chunks(self) -> tuple[Access, ...]:
@@ -129,9 +132,9 @@ def run_task(
         ended = execute(function, context, guards, heard, hear)
         result = _result(ended, config, metered, guards.elapsed())
         if audit is not None:
-            form = _form(result)
-            audit.finish(form)
-            write_json(folder / "result.json", form)
+            audit.finish(result, ended.untold)
+    if audit is not None:
+        result.faults = tuple(audit.faults)
     result.subcalls, result.raised = tuple(subcalls), ended.raised
     result.folder = folder if record else None
     return result
@@ -267,25 +270,60 @@ def _linked(above: Cancellation | None, below: Cancellation) -> Iterator[None]:
 
 
 class _Audit:
-    """Writes down what a task tells: as lines of JSON, and as a notebook."""
+    """Writes down what a task tells: as lines of JSON, and as a notebook. What cannot be written is a fault."""
 
-    def __init__(self, folder: Path, record: TaskRecord) -> None:
-        self._record = record
-        self._path = folder / "audit.jsonl"
-        self.finish = record.finish
+    def __init__(self, folder: Path, record: TaskRecord, file: TextIO, state: dict[str, Any]) -> None:
+        self._folder, self._record, self._file, self._state = folder, record, file, state
+        self.faults: list[str] = []
+        self.is_finished = False
 
     def add(self, told: Told) -> None:
-        kind = "access" if isinstance(told, Access) else "subcall"
-        line = json.dumps({"time": time.time(), kind: asdict(told)}, ensure_ascii=False)
-        try:
-            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(f"{line}\n")
-        except OSError as error:
-            raise RunFolderError(f"{self._path}: cannot be written: {error.strerror}") from error
+        # `vars`, where nothing is nested: there may be hundreds of thousands.
+        self._line({"access": vars(told)} if isinstance(told, Access) else {"subcall": asdict(told)})
         self._record.add(told)
+
+    def finish(self, result: TaskResult, untold: int) -> None:
+        """Write how it ended, as far as it can be written."""
+        self.is_finished = True
+        if untold:
+            self._line({"left_out": untold})
+        form = _form(result)
+        self._state |= {"status": form["status"], "ended": time.time()}
+        writes: list[Callable[[], None]] = [
+            partial(self._record.finish, form),
+            partial(write_json, self._folder / "result.json", form),
+            partial(write_json, self._folder / "run.json", self._state),
+        ]
+        for write in writes:
+            try:
+                write()
+            except RunFolderError as error:
+                self.faults.append(str(error))
+
+    def _line(self, line: dict[str, Any]) -> None:
+        if self.faults:
+            return
+        try:
+            self._file.write(json.dumps({"time": time.time(), **line}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            self.faults.append(f"{self._folder / 'audit.jsonl'}: cannot be written: {error.strerror}")
 
 
 @contextmanager
 def _recorded(folder: Path, function: TaskFunction, about: Mapping[str, Any]) -> Iterator[_Audit]:
-    with TaskRecord.open(folder / "task.ipynb", name=_name(function), code=_code(function), about=about) as record:
-        yield _Audit(folder, record)
+    state = {"version": 1, "kind": "task", "id": folder.name, "task": _name(function), "status": "running"}
+    state |= {**whose(), "started": time.time()}
+    write_json(folder / "run.json", state)
+    audit = None
+    try:
+        with (
+            TaskRecord.open(folder / "task.ipynb", name=_name(function), code=_code(function), about=about) as record,
+            (folder / "audit.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            audit = _Audit(folder, record, file, state)
+            yield audit
+    except (RunFolderError, OSError) as error:
+        if audit is None or not audit.is_finished:
+            raise
+        if str(error) not in audit.faults:
+            audit.faults.append(str(error))

@@ -144,7 +144,7 @@ def _run_to_its_end(begin: Callable[..., TaskResult], output: Path | TextIO) -> 
         result = running.result()
         _report(result)
         delivered = _deliver(result, output)
-        return interruption.exit_code or EXIT_CODE[result["status"] if delivered else "error"]
+        return interruption.exit_code or EXIT_CODE[result["status"] if delivered and not result.faults else "error"]
 
 
 def _follow(told: Access | Subcall, *, keys: Keys, verbose: bool) -> None:
@@ -172,6 +172,8 @@ def _report(result: TaskResult) -> None:
     ]
     error = f": {headline(result['error'])}" if "error" in result else ""
     tell(f"{result['status']}{error}")
+    for fault in result.faults:
+        tell(f"Error: {fault}")
     if result.folder is not None:
         tell(f"notebook: {result.folder / 'task.ipynb'}")
     tell(f"took:     {', '.join(took)}")

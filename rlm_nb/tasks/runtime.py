@@ -20,14 +20,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any, Never, TypeVar
 
 from rlm_nb import context_access
 from rlm_nb.context_access import Text
 from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
-from rlm_nb.records import Status
+from rlm_nb.records import Status, Subcall
 from rlm_nb.tasks.guards import LOOK, Guards, Told, current
 from rlm_nb.tasks.plain import text
 
@@ -65,6 +65,7 @@ class Ended:
         error: One sentence, or `None`.
         raised: What it raised, when that was no limit.
         is_left: Whether the task's thread may still go on, since nothing could end it so far.
+        untold: How many accesses (and answers given again) were not told, since there was no time for them.
     """
 
     status: Status
@@ -72,6 +73,7 @@ class Ended:
     error: str | None = None
     raised: BaseException | None = None
     is_left: bool = False
+    untold: int = 0
 
 
 def partial(findings: T) -> T:
@@ -108,9 +110,21 @@ def execute(function: TaskFunction, context: Text, guards: Guards, heard: queue.
         job.leave()
         guards.close()
         guards.settled(GRACE)
+    untold = _tell_the_rest(heard, on, GRACE / 2)
+    return replace(job.ended(), untold=untold)
+
+
+def _tell_the_rest(heard: queue.SimpleQueue[Told], on: _Hear, seconds: float) -> int:
+    """Each subcall that was made, and of the rest what can be told in so long; returns how much was left out."""
+    deadline, untold = time.monotonic() + seconds, 0
     while not heard.empty():
-        on(heard.get())
-    return job.ended()
+        told = heard.get()
+        is_paid = isinstance(told, Subcall) and told.same_as is None
+        if is_paid or time.monotonic() < deadline:
+            on(told)
+        else:
+            untold += 1
+    return untold
 
 
 _Hear = Callable[[Told], None]

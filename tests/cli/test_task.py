@@ -172,6 +172,29 @@ def test_what_a_task_prints(rlm_nb: Command, here: Path) -> None:
         assert words in done.stderr
 
 
+def test_a_folder_that_vanishes(rlm_nb: Command, here: Path) -> None:
+    """The result is delivered; that it is not recorded is said, and shows in the exit code."""
+    (here / "mine.py").write_text(
+        "import shutil\n\ndef task(context):\n    yield 'found'\n    shutil.rmtree('runs')\n    context[:3]\n"
+    )
+    done = rlm_nb("task", "text.md", "--task", "mine:task", *MODEL)
+    assert done.returncode == 1
+    assert (json.loads(done.stdout)["status"], json.loads(done.stdout)["result"]) == ("completed", ["found"])
+    assert "result.json: cannot be written" in done.stderr
+
+
+def test_other_verbs_find_a_task(rlm_nb: Command, here: Path) -> None:
+    """Its run.json says what it is and that it ended; `budget last` and `clean` take it for a run."""
+    assert rlm_nb("task", "text.md", *MODEL).returncode == 0
+    (folder,) = here.glob("runs/*/")
+    state = json.loads((folder / "run.json").read_text("utf-8"))
+    assert (state["kind"], state["task"], state["status"]) == ("task", "analyze_document", "completed")
+    assert state["started"] <= state["ended"]
+    assert rlm_nb("budget", "last").returncode == 0
+    assert rlm_nb("clean", folder.name, "--yes").returncode == 0
+    assert not folder.exists()
+
+
 def test_limits_from_the_environment(rlm_nb: Command, here: Path) -> None:
     """`RLM_MAX_COST`, `RLM_MAX_RUNTIME` and `RLM_MODEL` hold for tasks, in `.env` too, and flags count more."""
     (here / ".env").write_text("RLM_MAX_COST=0.25\nRLM_MAX_RUNTIME=30\n")

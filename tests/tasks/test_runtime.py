@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from rlm_nb.tasks import (
     Context,
     CostLimitError,
     GuardConfig,
+    context_chunks,
     context_search,
     context_slice,
     partial,
@@ -261,6 +263,21 @@ def test_an_end_at_the_end_of_a_task(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_very_many_looks(run: Run) -> None:
+    """They do not keep the caller waiting; how many were left out of the record is in it."""
+
+    def task(text: str) -> Any:
+        for _ in context_chunks(text, 1):
+            pass
+
+    began = time.monotonic()
+    result = run(task, "x" * 300_000, max_runtime_seconds=2 * LIMIT)
+    assert time.monotonic() - began < 2 * LIMIT + BOUND
+    assert result.folder is not None
+    lines = (result.folder / "audit.jsonl").read_text("utf-8").splitlines()
+    assert all("access" in json.loads(line) or "left_out" in json.loads(line) for line in lines)
 
 
 def test_somebody_stops_it(run: Run) -> None:
