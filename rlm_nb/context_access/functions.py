@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -103,7 +104,9 @@ def context_search(
         timeout: Seconds of the processor that the search may take for each 16 million characters.
 
     Raises:
-        ValueError: `pattern` is no regular expression, or `max_hits` is below 1.
+        TypeError: An argument is of another type.
+        ValueError: `pattern` is no regular expression, calls itself, has more than 10,000 characters, or repeats more
+            than 200,000 parts in all; `max_hits` is below 1; or `timeout` is not above 0 and finite.
         SearchTimeoutError: It takes too long.
         ContextError: The file has changed, or a match in it is too long.
     """
@@ -112,6 +115,10 @@ def context_search(
         raise TypeError(f"the pattern must be a string, not {type(pattern).__name__}")
     if isinstance(max_hits, bool) or not isinstance(max_hits, int) or max_hits < 1:
         raise ValueError(f"max_hits must be a whole number from 1, not {max_hits!r}")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be above 0 and finite, not {timeout!r}")
     found: list[SearchMatch] = []
     lines = _LineCounter(context)
     for span in searching.matches(context, pattern, case_sensitive=case_sensitive, timeout=timeout):

@@ -6,12 +6,12 @@ import mmap
 import os
 import stat
 import threading
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import regex
 
@@ -25,6 +25,17 @@ IN_MEMORY = 8 * 1024 * 1024
 
 STEP = 16 * 1024 * 1024
 """Bytes that are gone through before their pages are given back."""
+
+
+class _Mark(NamedTuple):
+    """Where a block begins: its byte, its character, and how many lines end before it."""
+
+    byte: int
+    char: int
+    lines: int
+
+
+_BYTE, _CHAR = attrgetter("byte"), attrgetter("char")
 
 
 class Context:
@@ -55,8 +66,7 @@ class Context:
         except (OSError, ValueError) as error:
             self._file.close()
             raise ContextError(f"{path}: the context cannot be mapped: {error}") from error
-        # Where each block begins: its byte, its character, and how many lines end before it.
-        self._at, self._chars, self._lines = array("Q", [0]), array("Q", [0]), array("Q", [0])
+        self._index = [_Mark(0, 0, 0)]
         self._recent = -1, ""
         self._flawed = False
         self._growing = threading.Lock()
@@ -112,7 +122,7 @@ class Context:
 
     def __len__(self) -> int:
         self._index_until(byte=self._size)
-        return self._chars[-1]
+        return self._index[-1].char
 
     def __str__(self) -> str:
         return self._decode(0, self._size)
@@ -156,9 +166,9 @@ class Context:
         if end <= start:
             return ""
         self._index_until(char=end)
-        first, last = bisect_right(self._chars, start) - 1, bisect_right(self._chars, end - 1)
-        base, last = self._chars[first], min(last, len(self._at) - 1)
-        text = self._block(first) if last == first + 1 else self._decode(self._at[first], self._at[last])
+        first, last = self._block_of(start), min(self._block_of(end - 1) + 1, len(self._index) - 1)
+        at, base, _ = self._index[first]
+        text = self._block(first) if last == first + 1 else self._decode(at, self._index[last].byte)
         return text[start - base : end - base]
 
     def window(self, start: int, size: int) -> tuple[int, str, bool]:
@@ -168,11 +178,11 @@ class Context:
             The offset of its first character, at most a block before `start`; the text; whether it reaches the end.
         """
         self._index_until(char=start)
-        first = max(0, min(bisect_right(self._chars, start) - 1, len(self._chars) - 2))
-        end = self._cut(self._at[first] + size)
-        text = self._decode(self._at[first], end)
-        self._release(self._at[first], end)
-        return self._chars[first], text, end == self._size
+        at, char, _ = self._index[max(0, min(self._block_of(start), len(self._index) - 2))]
+        end = self._cut(at + size)
+        text = self._decode(at, end)
+        self._release(at, end)
+        return char, text, end == self._size
 
     def find_bytes(self, needle: bytes, start: int, end: int) -> int:
         """The place of `needle` among the bytes from `start` to `end`, or -1."""
@@ -201,34 +211,38 @@ class Context:
     def char_of(self, byte: int) -> int:
         """The character that begins at a byte of a sound part."""
         self._index_until(byte=byte)
-        block = bisect_right(self._at, byte) - 1
-        return self._chars[block] + len(self._decode(self._at[block], byte))
+        at, char, _ = self._index[bisect_right(self._index, byte, key=_BYTE) - 1]
+        return char + len(self._decode(at, byte))
 
     def byte_of(self, char: int) -> int:
         """The byte that a character of a sound part begins at."""
         self._index_until(char=char)
-        block = bisect_right(self._chars, char) - 1
-        return self._at[block] + len(self.text(self._chars[block], char).encode("utf-8", "surrogatepass"))
+        at, base, _ = self._index[self._block_of(char)]
+        return at + len(self.text(base, char).encode("utf-8", "surrogatepass"))
 
     def line_of(self, char: int) -> int:
         """The number of the line, from 1, that a character stands in."""
         self._index_until(char=char)
-        block = bisect_right(self._chars, char) - 1
-        return 1 + self._lines[block] + self.text(self._chars[block], char).count("\n")
+        _, base, lines = self._index[self._block_of(char)]
+        return 1 + lines + self.text(base, char).count("\n")
+
+    def _block_of(self, char: int) -> int:
+        return bisect_right(self._index, char, key=_CHAR) - 1
 
     def _index_until(self, *, byte: int = 0, char: int = -1) -> None:
         """Build the index past a byte or a character, or to the end."""
-        if self._at[-1] == self._size or (byte <= self._at[-1] and char < self._chars[-1]):
+        last = self._index[-1]
+        if last.byte == self._size or (byte <= last.byte and char < last.char):
             return
         with self._growing:
-            since = self._at[-1]
-            while self._at[-1] < self._size and (byte > self._at[-1] or char >= self._chars[-1]):
-                at = self._at[-1]
-                end = self._cut(at + BLOCK)
-                piece = self._read(at, end)
-                self._lines.append(self._lines[-1] + piece.count(b"\n"))
-                self._chars.append(self._chars[-1] + self._count(piece))
-                self._at.append(end)  # last: whoever sees it finds the other two
+            last = self._index[-1]
+            since = last.byte
+            while last.byte < self._size and (byte > last.byte or char >= last.char):
+                end = self._cut(last.byte + BLOCK)
+                piece = self._read(last.byte, end)
+                last = _Mark(end, last.char + self._count(piece), last.lines + piece.count(b"\n"))
+                # In one go: a task whose time is up ends between any two steps, and others go on with this index.
+                self._index.append(last)
                 if end - since >= STEP:
                     self._release(since, end)
                     since = end
@@ -256,7 +270,7 @@ class Context:
         """A block's text; whoever looks at many places looks at each block more than once."""
         at, text = self._recent
         if at != number:
-            text = self._decode(self._at[number], self._at[number + 1])
+            text = self._decode(self._index[number].byte, self._index[number + 1].byte)
             self._recent = number, text
         else:
             self._check()

@@ -56,7 +56,7 @@ def byte_pattern(pattern: str, *, case_sensitive: bool) -> regex.Pattern[bytes] 
     try:
         translated = _Translation(pattern, case_sensitive, dot_is_all=bool(flags and "s" in flags[1])).whole()
         made: regex.Pattern[bytes] = regex.compile(translated, 0 if case_sensitive else regex.IGNORECASE)
-    except (_NotUnderstoodError, regex.error):
+    except (_NotUnderstoodError, regex.error, RecursionError, MemoryError):
         return None
     return None if made.match(b"") else made  # one that can match nothing passes over nothing
 

@@ -23,6 +23,12 @@ SMALL = 1024 * 1024
 STRIDE = 64 * 1024 * 1024
 """Bytes that are passed over at a time."""
 
+LONGEST = 10_000
+"""Characters of a pattern."""
+
+LARGEST = 200_000
+"""Parts of a pattern, those that are repeated as often as they may be: what it takes to compile it."""
+
 Skip = Callable[[int], int | None]
 """The first character, from this one on, at which a match may begin; `None` when there is none any more."""
 
@@ -37,13 +43,46 @@ class Span(NamedTuple):
 
 def compiled(pattern: str, *, case_sensitive: bool) -> regex.Pattern[str]:
     """A pattern in the syntax of `re`, and what the package `regex` adds to it. Raises `ValueError`."""
+    _check_size(pattern)
     try:
         made: regex.Pattern[str] = regex.compile(pattern, 0 if case_sensitive else regex.IGNORECASE)
     except regex.error as error:
         raise ValueError(f"not a regular expression: {pattern!r}: {error}") from None
+    except (RecursionError, MemoryError, OverflowError):
+        raise ValueError(f"the pattern is too large, or nested too deeply: {pattern[:100]!r}") from None
     if made.flags & regex.REVERSE:
         raise ValueError("a pattern that searches backwards, (?r), has no place here: matches are given from the start")
     return made
+
+
+_TOKEN = regex.compile(
+    r"\\. | \[\^?\]?(?:\\.|[^\]\\])*+\] | (?P<recursion>\(\?(?:R|[+-]?\d+|&\w+|P>\w+)\))"
+    r"| (?P<opens>\() | (?P<closes>\)) | \{(?P<least>\d*),?(?P<most>\d*)\} | .",
+    regex.DOTALL | regex.VERBOSE,
+)
+
+
+def _check_size(pattern: str) -> None:
+    """Compiling repeats what is repeated, and recursion has no bound: refuse what would take all memory."""
+    if len(pattern) > LONGEST:
+        raise ValueError(f"a pattern of {len(pattern):,} characters: {LONGEST:,} are the most")
+    sizes, atom = [0], 0
+    for token in _TOKEN.finditer(pattern):
+        if token["recursion"]:
+            raise ValueError(f"a pattern that calls itself, {token[0]}, has no place here")
+        if token["opens"]:
+            sizes.append(0)
+            continue
+        times = token["most"] or token["least"]
+        if times:
+            # Far more digits than a number here may have need not be read.
+            sizes[-1] += atom * (int(times[:9]) - 1)
+            atom *= int(times[:9])
+        else:
+            atom = max(1, sizes.pop()) if token["closes"] and len(sizes) > 1 else 1
+            sizes[-1] += atom
+        if sizes[-1] > LARGEST:
+            raise ValueError(f"the pattern repeats too much: {pattern[:100]!r}; in all, {LARGEST:,} parts are the most")
 
 
 def is_literal(pattern: str) -> bool:

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,41 @@ def test_a_pattern_that_explodes(text: Text, opened: Opened) -> None:
         with pytest.raises(SearchTimeoutError, match=r"'\(\.\*a\)\{20\}x' takes longer than 0.2 s: make it simpler"):
             context_search(context, r"(.*a){20}x", timeout=0.2)
     assert context_search(text, r"(.*a){20}x", timeout=0.2) == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a{999999999}",
+        "a{1,99999999999999999999}",
+        "(((a{1000}){1000}){1000})",
+        "(?R)a",
+        "(a(?1))",
+        "(?P<x>a(?&x))",
+        "(a" * 5000 + ")" * 5000,
+        "(" * 4000 + "a" + ")" * 4000,
+        "a" * 10_001,
+        "(",
+    ],
+    ids=str.__len__,
+)
+def test_a_pattern_that_is_too_much(text: Text, pattern: str) -> None:
+    """It is refused before it takes all memory, in a string and in a file."""
+    with pytest.raises(ValueError, match=r"pattern|regular expression"):
+        context_search(text, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["a{1000}", r"a\{999999999}", "(?s).{0,60000}", "[(?R)]", "(?:[a-z]{3}){200}"])
+def test_a_pattern_that_only_looks_large(text: Text, pattern: str) -> None:
+    """What stays within bounds is searched."""
+    context_search(text, pattern)
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, float("nan"), float("inf"), "x", None, True])
+def test_a_timeout_that_is_none(text: Text, timeout: Any) -> None:
+    """It is refused, the same for a string and a file."""
+    with pytest.raises((ValueError, TypeError), match=r"^timeout must be"):
+        context_search(text, "a", timeout=timeout)
 
 
 def test_chunks(text: Text) -> None:

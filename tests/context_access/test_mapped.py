@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -162,3 +164,34 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         assert repr(context) == f"Context('{tmp_path}/empty', 0 bytes)"
     with pytest.raises(ContextError, match="was closed"):
         str(context)
+
+
+def test_what_ends_a_task_leaves_the_index_whole(tmp_path: Path) -> None:
+    """An error between any two lines of what builds the index, and the next to look sees the text as it is."""
+    (tmp_path / "text").write_text(text := lines(4000), "utf-8")
+
+    class EndedError(Exception):
+        pass
+
+    for count in range(1, 30):
+        left = count
+
+        def ends(frame: Any, event: str, _: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_name != "_index_until":
+                return ends if event == "call" else None
+            left -= event == "line"
+            if left == 0:
+                raise EndedError
+            return ends
+
+        with Context.open(tmp_path / "text") as context:
+            before = sys.gettrace()
+            sys.settrace(ends)
+            try:
+                with pytest.raises(EndedError):
+                    len(context)
+            finally:
+                sys.settrace(before)
+            assert context_search(context, "worker 3999 ", 1)[0].line_number == 4000
+            assert (len(context), context[90_000:90_100]) == (len(text), text[90_000:90_100])
