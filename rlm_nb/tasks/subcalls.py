@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import jsonschema
 from pydantic import BaseModel, ValidationError
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from rlm_nb.errors import RLMError, SubcallError
 from rlm_nb.records import JSON
 from rlm_nb.tasks.guards import current
+from rlm_nb.tasks.replies import one_of, parsed, yes_or_no
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -95,8 +95,8 @@ def semantic_subcall_json(
 ) -> Any:
     """The model's answer as a value: an object, an array, a number, ….
 
-    Fences around it and commas before a closing bracket are forgiven. What cannot be read, or does not fit `schema`, is
-    asked for once more, with what was wrong.
+    Fences around it, commas before a closing bracket, and prose on lines of its own are forgiven. What cannot be read,
+    or does not fit `schema`, is asked for once more, with what was wrong.
 
     Args:
         prompt: The question; it should say what the answer looks like, unless `schema` does.
@@ -105,34 +105,35 @@ def semantic_subcall_json(
         schema: A pydantic model, of which an instance is given, or a JSON schema.
 
     Raises:
+        TypeError: `schema` is neither; nothing was asked.
+        ValueError: `schema` is a dict, but no JSON schema; nothing was asked.
         SubcallError: The answer is no use, and there is no default.
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
     wanted = f"{prompt}\n\nAnswer with valid JSON and nothing else."
     if schema is not None:
-        described = schema if isinstance(schema, dict) else schema.model_json_schema()
-        wanted += f" It must fit this JSON schema: {json.dumps(described)}"
+        wanted += f" It must fit this JSON schema: {json.dumps(_described(schema))}"
     return _asked(wanted, context_chunk, "json", lambda reply: _value(reply, schema), default)
 
 
 def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSING) -> bool:
-    """Whether the model says yes, rather than no; what is neither is asked for once more.
+    """Whether the model says yes, rather than no, and nothing that takes it back; else it is asked once more.
 
     Raises:
         SubcallError: The second answer is neither, and there is no default.
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
-    return _asked(f"{prompt}\n\nAnswer with yes or no and nothing else.", context_chunk, "bool", _yes_or_no, default)
+    return _asked(f"{prompt}\n\nAnswer with yes or no and nothing else.", context_chunk, "bool", yes_or_no, default)
 
 
 def semantic_subcall_choice(
     prompt: str, context_chunk: str, choices: Sequence[str], default: str | None = MISSING
 ) -> str:
-    """The one of `choices` that the model names: exactly, else but for case and punctuation, else within a sentence.
+    """The one of `choices` that the model names: exactly, else but for case and punctuation, else as "The answer is …".
 
-    An answer that names several, or none, or says what it is not, is asked for once more.
+    An answer that says anything more is asked for once more.
 
     Raises:
         ValueError: There are no choices.
@@ -143,7 +144,7 @@ def semantic_subcall_choice(
     if isinstance(choices, str) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
         raise ValueError(f"choices must be a list of words, not {choices!r}")
     wanted = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
-    return _asked(wanted, context_chunk, "choice", lambda reply: _one_of(reply, choices), default)
+    return _asked(wanted, context_chunk, "choice", lambda reply: one_of(reply, choices), default)
 
 
 def _asked(prompt: str, chunk: str, kind: str, read: Callable[[str], T], default: Any) -> T:
@@ -172,8 +173,21 @@ def _check(prompt: str, chunk: str) -> None:
         raise TypeError(f"the chunk must be a string, such as context_slice gives, not {type(chunk).__name__}")
 
 
+def _described(schema: Any) -> dict[str, JSON]:
+    """A schema as the model is shown it; what is none is raised before anything is paid for."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema.model_json_schema()
+    if not isinstance(schema, dict):
+        raise TypeError(f"schema must be a pydantic model or a JSON schema as a dict, not {schema!r}")
+    try:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"not a JSON schema: at {error.json_path}: {error.message[:200]}") from None
+    return schema
+
+
 def _value(reply: str, schema: type[BaseModel] | dict[str, JSON] | None) -> Any:
-    value = _parsed(reply)
+    value = parsed(reply)
     if isinstance(schema, dict):
         fault = next(iter(jsonschema.validators.validator_for(schema)(schema).iter_errors(value)), None)
         if fault is not None:
@@ -186,73 +200,3 @@ def _value(reply: str, schema: type[BaseModel] | dict[str, JSON] | None) -> Any:
             place = ".".join(map(str, first["loc"])) or "the top"
             raise SubcallError(f"it does not fit the schema at {place}: {first['msg']}") from None
     return value
-
-
-_FENCED = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
-_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])', re.DOTALL)
-
-
-def _parsed(reply: str) -> JSON:
-    """The value in a reply: the whole of it, the one fenced block in it, or the one object or array in its prose."""
-    candidates = [reply, *(body for _, body in _FENCED.findall(reply))]
-    if opening := re.search(r"[\[{]", reply):
-        candidates.append(reply[opening.start() : max(reply.rfind("}"), reply.rfind("]")) + 1])
-    fault = "it is not JSON"
-    for candidate in candidates:
-        # A comma before a closing bracket goes, but not one within a string.
-        text = _STRING_OR_COMMA.sub(lambda found: found[1] or "", candidate.strip())
-        try:
-            return json.loads(text, parse_constant=_no_number)
-        except RecursionError:
-            fault = "it is nested too deeply"
-        except SubcallError as error:
-            fault = str(error)
-        except ValueError as error:
-            fault = fault if candidate is not reply else f"it is not JSON: {error}"
-    raise SubcallError(fault)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise SubcallError(f"{name} is no number that JSON has")
-
-
-def _plain(text: str) -> str:
-    """Without case, and without what stands around words: quotes, stars, a full stop."""
-    return " ".join(re.sub(r"[^\w\s+#/.-]|[.](?=\s|$)", " ", text.casefold()).split())
-
-
-_NO = re.compile(r"\b(?:not|no|never|neither|nor|cannot|without)\b|n['’]t\b")
-
-
-def _yes_or_no(reply: str) -> bool:
-    answer = _plain(reply)
-    if answer in ("yes", "true", "1"):
-        return True
-    if answer in ("no", "false", "0"):
-        return False
-    # "Yes, because …" is one; "Yes and no" and "Not yes" are neither.
-    first = re.match(r"[\W_]*(yes|no)\b(?!\s+(?:and|or|but)\b|\s*/)", reply.casefold())
-    if first and ("no" if first[1] == "yes" else "yes") not in answer.split():
-        return first[1] == "yes"
-    raise SubcallError("it is neither yes nor no")
-
-
-def _one_of(reply: str, choices: Sequence[str]) -> str:
-    if reply in choices:
-        return reply
-    answer = _plain(reply)
-    alike = [choice for choice in choices if _plain(choice) == answer]
-    if len(alike) == 1:
-        return alike[0]
-    # Longer choices first: "information" names no "info", and "info desk" no "info" either.
-    rest, named = reply.casefold(), []
-    for choice in sorted(choices, key=len, reverse=True):
-        pattern = rf"(?<!\w){re.escape(choice.casefold())}(?!\w)"
-        if re.search(pattern, rest):
-            named.append(choice)
-            rest = re.sub(pattern, " ", rest)
-    if len(named) != 1:
-        raise SubcallError(f"it names {'several' if named else 'none'} of the choices")
-    if _NO.search(rest):
-        raise SubcallError("it says what the choice is not")
-    return named[0]

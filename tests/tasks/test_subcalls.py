@@ -72,7 +72,9 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
         ('{"a": 1}', {"a": 1}),
         ('```json\n{"a": [1, 2,],}\n```', {"a": [1, 2]}),
         ('Here it is:\n\n~~~\n["x", "}, ]",\n]\n~~~\nDone.', ["x", "}, ]"]),
-        ('The answer is {"a": "b, }"} as you see.', {"a": "b, }"}),
+        ('The answer is: {"a": "b, }"}', {"a": "b, }"}),
+        ('{"a": [1]}\n\nThat is all.', {"a": [1]}),
+        ("```\nls -l\n```\nsays\n```json\n[1]\n```", [1]),
         ("[]", []),
         ("null", None),
         ("12", 12),
@@ -85,7 +87,26 @@ def test_json(run: Run, reply: str, value: Any) -> None:
     assert result["budget_summary"]["total_calls"] == 1
 
 
-@pytest.mark.parametrize("reply", ["no idea", '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} or {"a": 2}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "no idea",
+        '{"a": NaN}',
+        '{"a": 1e400}',
+        "-1e400",
+        "[1, 2",
+        "{'a': 1}",
+        '{"a": 1} or {"a": 2}',
+        "I cannot answer [1].",
+        "I cannot answer [1]",
+        "[1] says nothing.",
+        "Unknown {}",
+        "Unknown: {}",
+        "```\n[1]\n```\nor\n```\n[2]\n```",
+        "[" * 100_000,
+    ],
+    ids=lambda reply: reply[:20],
+)
 def test_json_that_is_none(run: Run, reply: str) -> None:
     """It is asked for once more, with what was wrong; then comes the default, or an error."""
     good = run(lambda text: semantic_subcall_json("Give it.", text), says=[(AGAIN, '{"a": 1}'), (".", reply)])
@@ -127,7 +148,12 @@ def test_json_that_has_to_fit(run: Run) -> None:
         ("No - it works.", False),
         *(
             (unclear, None)
-            for unclear in ("not yes", "Yes and no", "yes/no", "perhaps", "I would not say no", "yesterday")
+            for unclear in (
+                *("not yes", "Yes and no", "yes/no", "perhaps", "I would not say no", "yesterday"),
+                *("No idea.", "No way to tell", "No information about that in the text.", "No one can say", "No data"),
+                *("no clear answer", "Yes?", "Yes is wrong.", "Yes would be an overstatement", "-1", "0.5", "1. First"),
+                *("Yes, if the disk is full", "No, but it may be", "No. Yes.", "Yes, no, I cannot tell"),
+            )
         ),
     ],
 )
@@ -143,7 +169,7 @@ def test_yes_or_no(run: Run, reply: str, value: bool | None) -> None:
         assert result["result"] is value
 
 
-CHOICES = ["info", "information", "info desk", "critical"]
+CHOICES = ["info", "information", "info desk", "critical", "positive", "A", "B"]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +179,19 @@ CHOICES = ["info", "information", "info desk", "critical"]
         ("information", "information"),
         ("Information.", "information"),
         ("'INFO'", "info"),
-        ("It is information, I think", "information"),
-        ("Ask the info desk!", "info desk"),
-        ("I choose critical because it failed", "critical"),
+        ("It's information.", "information"),
+        ("The answer is **info desk**!", "info desk"),
+        ("I choose critical", "critical"),
+        ("Severity: critical", "critical"),
+        ("Answer: B", "B"),
+        ('"b"', "B"),
         *(
             (unclear, None)
-            for unclear in ("informal", "info or critical", "not critical", "It isn't info", "something else")
+            for unclear in (
+                *("informal", "info or critical", "not critical", "It isn't info", "something else", "info?", "!info"),
+                *("None of these is critical", "hardly critical", "anything but critical", "I'd rule out critical."),
+                *("It is non-critical.", "This is a bug", "It is a false positive", "critical if the disk is full"),
+            )
         ),
     ],
 )
@@ -173,6 +206,15 @@ def test_one_of_several(run: Run, reply: str, choice: str | None) -> None:
         assert default["result"] == "info"
     else:
         assert result["result"] == choice
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind"), [({"type": "objekt"}, ValueError), (True, TypeError), (int, TypeError), ("object", TypeError)]
+)
+def test_a_schema_that_is_none(run: Run, schema: Any, kind: type[Exception]) -> None:
+    """It is found before anything is paid for."""
+    result = run(lambda text: semantic_subcall_json("Give it.", text, default=0, schema=schema), says=[(".", "1")])
+    assert (type(result.raised), result["budget_summary"]["total_calls"]) == (kind, 0)
 
 
 def test_many_at_once(run: Run) -> None:
