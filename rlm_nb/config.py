@@ -7,6 +7,7 @@ import os
 import re
 import reprlib
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -252,7 +253,9 @@ def load(
     """Read the settings: `config.yaml`, then `.env` and `RLM_*` variables, then flags; later ones win.
 
     Args:
-        path: A configuration file; without one, `config.yaml` in the current folder if it has an `rlm:` section.
+        path: A configuration file; without one, `config.yaml` in the current folder if it is ours: it has an `rlm:`
+            section, or a setting of ours and nothing at the top but sections of ours. A file that only looks like it is
+            not used, which stderr is told.
         flags: `{section: {setting: value}}`; a value of `None` means that the flag was not given.
         names: What errors call a flag, by its setting: `{"rlm.max_depth": "--max-depth"}`.
 
@@ -311,7 +314,7 @@ def _file_layer(path: Path | None) -> _Layer:
     try:
         check_is_file(path)
         text = path.read_bytes().decode("utf-8", errors="strict" if named else "replace")
-        if not named and not re.search(r"^rlm\s*:", text, re.MULTILINE):
+        if not named and not re.search(r"^rlm\s*:", text, re.MULTILINE) and not _is_ours(text):
             return _Layer("config.yaml", {})  # some other program's config.yaml
         values = yaml.load(text, _Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -326,6 +329,38 @@ def _file_layer(path: Path | None) -> _Layer:
             raise ConfigError(f"{path}: {name!r} is not a setting")
     # A section that is named and left empty keeps its defaults.
     return _Layer(str(path), {name: section for name, section in (values or {}).items() if section is not None})
+
+
+def _is_ours(text: str) -> bool:
+    """Whether a config.yaml without `rlm:` is meant for us; where that cannot be told, say that it is not used."""
+    try:
+        values = yaml.load(text, _Loader)
+    except UNREADABLE as error:
+        if re.search(r"^(budget|tasks)\s*:", text, re.MULTILINE):  # limits, which would not hold
+            _tell_unused(f"it is not valid YAML: {_problem(error)}")
+        return False
+    if not isinstance(values, dict):
+        return False
+    variables = [pair for pairs in _variables().values() for pair in pairs]
+    near = {name: difflib.get_close_matches(str(name), Config.model_fields, n=1, cutoff=0.75) for name in values}
+    has_setting = [
+        name
+        for name, section in values.items()
+        if isinstance(section, dict) and any((kin, key) in variables for kin in near[name] for key in section)
+    ]
+    strange = [name for name in values if name not in Config.model_fields]
+    if has_setting and strange:
+        _tell_unused(
+            f"{strange[0]} is no section of rlm-nb{_hint(str(strange[0]), {n: n for n in Config.model_fields})}"
+        )
+    return bool(has_setting) and not strange
+
+
+def _tell_unused(why: str) -> None:
+    print(  # noqa: T201
+        f"config.yaml: not used, since {why}. If it is meant for rlm-nb, mend it, or name it with --config",
+        file=sys.stderr,
+    )
 
 
 def _problem(error: Exception) -> str:

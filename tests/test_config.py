@@ -125,15 +125,49 @@ def test_our_own_file_is_found() -> None:
     assert (loaded.rlm.max_depth, loaded.model.name) == (1, "mine")
 
 
+@pytest.mark.parametrize("text", ["tasks:\n  max_cost: 0.01\n", "{tasks: {max_cost: 0.01}, model: }"])
+def test_our_own_file_needs_no_certain_section(text: str) -> None:
+    """Limits count without an `rlm:` section, and slips beside them are faults."""
+    Path("config.yaml").write_text(text)
+    assert config.load().tasks.max_cost == 0.01
+    Path("config.yaml").write_text("tasks: {max_cost: 0.01, max_runtme: 3}")
+    with pytest.raises(ConfigError, match=r"tasks\.max_runtme is not a setting; did you mean max_runtime\?"):
+        config.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("model: {name: bert, layers: 12}\ntraining: {rate: 0.1}", "training is no section of rlm-nb"),
+        ("task: {max_cost: 0.01}", "task is no section of rlm-nb; did you mean tasks?"),
+        ("tasks:\n  max_cost: [1\n", "it is not valid YAML: "),
+    ],
+)
+def test_a_file_that_may_be_ours(text: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not used, and stderr says so."""
+    Path("config.yaml").write_text(text)
+    assert config.load() == config.Config()
+    assert capsys.readouterr().err.startswith(f"config.yaml: not used, since {why}")
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"server: {port: 80}\n", b"- a list\n", b"", b"port: !secret port\n", b"{{ template }}\n", b"name: caf\xe9\n"],
-    ids=["mapping", "list", "empty", "tags", "template", "latin-1"],
+    [
+        b"server: {port: 80}\n",
+        b"- a list\n",
+        b"",
+        b"port: !secret port\n",
+        b"model: gpt-5\n",
+        b"{{ template }}\n",
+        b"name: caf\xe9\n",
+    ],
+    ids=["mapping", "list", "empty", "tags", "text", "template", "latin-1"],
 )
-def test_someone_elses_file_is_left_alone(content: bytes) -> None:
+def test_someone_elses_file_is_left_alone(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     """The config.yaml of another program is neither used nor complained about."""
     Path("config.yaml").write_bytes(content)
     assert config.load() == config.Config()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_our_own_broken_file_is_not_passed_over() -> None:
