@@ -170,6 +170,8 @@ class Subcall:
         same_as: The number of the subcall whose answer was given again; `None` when the model was asked.
         usage, cost: What it took; cost in micro-dollars.
         started, ended: Seconds since the epoch.
+        given: What the task's own call was given: `prompt`, `choices`, `schema`, unless `prompt` above is all; and,
+            when an answer could not be used, why it was asked `again`.
     """
 
     number: int
@@ -184,6 +186,7 @@ class Subcall:
     cost: int = 0
     started: float = 0.0
     ended: float = 0.0
+    given: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

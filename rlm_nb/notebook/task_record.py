@@ -100,7 +100,7 @@ def _asking(call: Subcall) -> str:
     basis = call.basis
     if not basis.source:
         chunk = (
-            repr(call.chunk) if len(call.chunk) <= 200 else f"...  # {len(call.chunk):,} characters that the task made"
+            repr(call.chunk) if len(call.chunk) <= 200 else f"...,  # {len(call.chunk):,} characters that the task made"
         )
     elif basis.start < 0:
         chunk = f"context_tail(context, {basis.length})"
@@ -111,7 +111,12 @@ def _asking(call: Subcall) -> str:
         lines = [f"# The same as subcall {call.same_as}, answered once"]
     elif call.cost:
         lines[0] += f", {money(call.cost)}"
-    return "\n".join([*lines, f"{FUNCTIONS[call.kind]}(", f"    {call.prompt!r},", f"    {chunk}", ")"])
+    if "again" in call.given:
+        lines.append(f"# Asked once more: {' '.join(str(call.given['again']).split())}")
+    # What the function itself adds to a prompt, it would add again.
+    arguments = [f"{call.given.get('prompt', call.prompt)!r},", chunk if chunk.startswith("...") else f"{chunk},"]
+    arguments += [f"{name}={call.given[name]!r}," for name in ("choices", "schema") if name in call.given]
+    return "\n".join([*lines, f"{FUNCTIONS[call.kind]}(", *(f"    {argument}" for argument in arguments), ")"])
 
 
 def _answer(call: Subcall) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from contextvars import ContextVar, copy_context
@@ -27,7 +27,7 @@ from rlm_nb.errors import (
     TokenLimitError,
 )
 from rlm_nb.protocols import Asker
-from rlm_nb.records import Access, Message, Reply, Request, Subcall
+from rlm_nb.records import JSON, Access, Message, Reply, Request, Subcall
 
 AGENT = "task"
 """Whose calls they are, in the ledger and for scripted models."""
@@ -173,22 +173,25 @@ class Guards:
         self._tell(access)
         self.check()
 
-    def ask(self, prompt: str, chunk: str, kind: str) -> str:
-        """What the model says to a question about a chunk; the same question is asked once.
+    def ask(self, prompt: str, chunk: str, kind: str, given: Mapping[str, JSON] | None = None) -> str:
+        """What the model says to a question about a chunk; the same question is asked once. `given` is for the record.
 
         Raises:
             BudgetExceededError: A limit is reached, or a subcall asks for a subcall.
             ModelError: There is no reply, or the model refuses.
             CancelledError: Somebody stopped the task.
         """
-        return self.ask_all([(prompt, chunk)], kind)[0]()
+        return self.ask_all([(prompt, chunk)], kind, given)[0]()
 
-    def ask_all(self, questions: list[tuple[str, str]], kind: str) -> list[Callable[[], str]]:
+    def ask_all(
+        self, questions: list[tuple[str, str]], kind: str, given: Mapping[str, JSON] | None = None
+    ) -> list[Callable[[], str]]:
         """Begin to ask each of the questions; each function waits for its answer, and raises what `ask` would."""
         if _answering.get():
             raise RecursionDepthError("depth of subcalls", 1, 1)
         self.check()
-        return [partial(self._wait, *self._begin(prompt, chunk), prompt, chunk, kind) for prompt, chunk in questions]
+        calls = [Subcall(0, kind, prompt, chunk, self._basis(chunk), given=given or {}) for prompt, chunk in questions]
+        return [partial(self._wait, *self._begin(call.prompt, call.chunk), call) for call in calls]
 
     def _begin(self, prompt: str, chunk: str) -> tuple[Future[tuple[int, Reply]], bool]:
         """The answer under way, and whether it was asked for before."""
@@ -210,9 +213,8 @@ class Guards:
             self._calls += 1
             return self._calls, reply
 
-    def _wait(self, answer: Future[tuple[int, Reply]], known: bool, prompt: str, chunk: str, kind: str) -> str:
-        started = time.time()
-        call = Subcall(0, kind, prompt, chunk, self._basis(chunk), started=started)
+    def _wait(self, answer: Future[tuple[int, Reply]], known: bool, call: Subcall) -> str:
+        call = replace(call, started=time.time())
         try:
             number, reply = self._result(answer)
             text = _usable(reply, self.config.max_tokens_per_subcall)

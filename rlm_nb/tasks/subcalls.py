@@ -111,10 +111,13 @@ def semantic_subcall_json(
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
+    _check(prompt, context_chunk)
+    given: dict[str, JSON] = {"prompt": prompt}
     wanted = f"{prompt}\n\nAnswer with valid JSON and nothing else."
     if schema is not None:
-        wanted += f" It must fit this JSON schema: {json.dumps(_described(schema))}"
-    return _asked(wanted, context_chunk, "json", lambda reply: _value(reply, schema), default)
+        given["schema"] = _described(schema)
+        wanted += f" It must fit this JSON schema: {json.dumps(given['schema'])}"
+    return _asked(wanted, context_chunk, "json", lambda reply: _value(reply, schema), default, given)
 
 
 def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSING) -> bool:
@@ -125,7 +128,9 @@ def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSI
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
-    return _asked(f"{prompt}\n\nAnswer with yes or no and nothing else.", context_chunk, "bool", yes_or_no, default)
+    _check(prompt, context_chunk)
+    wanted = f"{prompt}\n\nAnswer with yes or no and nothing else."
+    return _asked(wanted, context_chunk, "bool", yes_or_no, default, {"prompt": prompt})
 
 
 def semantic_subcall_choice(
@@ -143,20 +148,22 @@ def semantic_subcall_choice(
     """
     if isinstance(choices, str) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
         raise ValueError(f"choices must be a list of words, not {choices!r}")
+    _check(prompt, context_chunk)
+    given: dict[str, JSON] = {"prompt": prompt, "choices": list(choices)}
     wanted = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
-    return _asked(wanted, context_chunk, "choice", lambda reply: one_of(reply, choices), default)
+    return _asked(wanted, context_chunk, "choice", lambda reply: one_of(reply, choices), default, given)
 
 
-def _asked(prompt: str, chunk: str, kind: str, read: Callable[[str], T], default: Any) -> T:
+def _asked(prompt: str, chunk: str, kind: str, read: Callable[[str], T], default: Any, given: dict[str, JSON]) -> T:
     """Ask until the answer can be read, but no more than twice."""
-    _check(prompt, chunk)
     guards = current()
-    reply = guards.ask(prompt, chunk, kind)
+    reply = guards.ask(prompt, chunk, kind, given)
     try:
         return read(reply)
     except SubcallError as error:
-        again = f"{prompt}\n\nYour last answer could not be used ({error}). It was: {reply[:500]}"
-    reply = guards.ask(again, chunk, kind)
+        fault = str(error)
+    again = f"{prompt}\n\nYour last answer could not be used ({fault}). It was: {reply[:500]}"
+    reply = guards.ask(again, chunk, kind, {**given, "again": fault})
     try:
         return read(reply)
     except SubcallError:

@@ -127,6 +127,38 @@ def test_the_record_of_a_task(rlm_nb: Command, here: Path) -> None:
     assert set(rests_on) <= {access["sha256"] for access in accesses}
 
 
+TYPED = """
+from rlm_nb.tasks import *
+
+def typed(text):
+    chunk = context_slice(text, 0, 4)
+    number = semantic_subcall_json("Which number?", chunk, schema={"type": "integer"})
+    return [number, semantic_subcall_bool("Is it?", chunk), semantic_subcall_choice("Which?", chunk, ["a", "b"])]
+"""
+
+
+def test_the_record_of_typed_questions(rlm_nb: Command, here: Path) -> None:
+    """Each is the call that the task made, with its choices and its schema and without what is added to its prompt."""
+    (here / "typed_task.py").write_text(TYPED)
+    script = [{"pattern": "could not be used", "reply": "a"}, {"pattern": "number", "reply": "5"}]
+    script += [{"pattern": "Is it", "reply": "yes"}, {"pattern": ".", "reply": "not a"}]
+    (here / "typed.yaml").write_text(json.dumps({"price": {"input": 3, "output": 15}, "prompts": script}))
+    done = rlm_nb("task", "text.md", "-t", "typed_task:typed", "--model", "scripted:typed.yaml")
+    assert json.loads(done.stdout)["result"] == [5, True, "a"], done.stderr
+    (folder,) = here.glob("runs/*/")
+    cells = nbformat.read(folder / "task.ipynb", as_version=4)["cells"]
+    calls = [cell["source"].split("\n", 1) for cell in cells if "subcall_" in cell["source"] and cell["id"] != "task"]
+    chunk = "    context_slice(context, 0, 4),\n"
+    which = f"semantic_subcall_choice(\n    'Which?',\n{chunk}    choices=['a', 'b'],\n)"
+    assert calls[-1][1].startswith("# Asked once more: it names none of the choices")
+    assert [call.partition("\n")[2] if call.startswith("#") else call for _, call in calls] == [
+        f"semantic_subcall_json(\n    'Which number?',\n{chunk}    schema={{'type': 'integer'}},\n)",
+        f"semantic_subcall_bool(\n    'Is it?',\n{chunk})",
+        which,
+        which,
+    ]
+
+
 def test_questions_for_a_book(rlm_nb: Command, here: Path) -> None:
     """The answer comes with the passages that it rests on; other tasks take no question."""
     done = rlm_nb("task", "text.md", "-t", "ask_book", "-q", "Who stole the letter?", *MODEL)
