@@ -14,6 +14,7 @@ FILES = {
     "config.yaml": "config.yaml",
     "env.example": ".env.example",
     "example_task.py": "tasks/example_task.py",
+    "script.yaml": "tasks/script.yaml",
     "CLAUDE.md": "CLAUDE.md",
 }
 """The files of the template, and where they go."""

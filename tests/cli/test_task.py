@@ -295,5 +295,7 @@ def test_init(rlm_nb: Command, tmp_path: Path) -> None:
     done = rlm_nb("task", "text.txt", "--task", "tasks.example_task:main_points", *MODEL)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["count"] == 2
-    assert (tmp_path / "here" / "tasks" / "example_task.py").is_file()
+    script = "scripted:tasks/script.yaml"
+    done = rlm_nb("task", "text.txt", "--task", "tasks.example_task:main_points", "--model", script)
+    assert json.loads(done.stdout)["result"]["points"][0]["point"] == "It has a point.", done.stderr
     assert rlm_nb("init", "script.yaml").returncode == 1
