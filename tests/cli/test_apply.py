@@ -197,6 +197,9 @@ def test_what_is_no_run(rlm_nb: Command, tmp_path: Path, state: object, said: st
     folder = tmp_path / "some"
     folder.mkdir()
     (folder / "root.ipynb").write_text("{}")
+    (folder / "config.yaml").touch()
+    if isinstance(state, dict):
+        state = {"version": 1, "id": "some", "ended": 1.0, "pid": 1, "pid_started": 1.0, "pid_world": "here", **state}
     if state is not None:
         (folder / "run.json").write_text(state if isinstance(state, str) else json.dumps(state))
     done = rlm_nb("apply", folder)
