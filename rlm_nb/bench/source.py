@@ -9,10 +9,10 @@ from rlm_nb.workspace import git
 FILES = 20
 
 
-def make(folder: Path) -> Path:
-    """A small repository with one commit."""
-    for number in range(FILES):
-        module = folder / f"package_{number % 4}" / f"module_{number}.py"
+def make(folder: Path, files: int = FILES) -> Path:
+    """A repository with one commit of small files, in as many folders as a fifth of them."""
+    for number in range(files):
+        module = folder / f"package_{number // 5}" / f"module_{number}.py"
         module.parent.mkdir(parents=True, exist_ok=True)
         module.write_text(f"def answer():\n    return {number}\n" * 20, encoding="utf-8")
     repository = git.controlled(folder / ".git", work_tree=folder)

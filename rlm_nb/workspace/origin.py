@@ -67,6 +67,7 @@ class Start:
         algorithm: How objects are named, `sha1` or `sha256`.
         absent: Paths of the commit that a sparse checkout has not on disk.
         notices: What the user should know, in sentences.
+        tree: What `base` holds.
     """
 
     base: str
@@ -77,6 +78,7 @@ class Start:
     algorithm: str = "sha1"
     absent: frozenset[bytes] = frozenset()
     notices: tuple[str, ...] = ()
+    tree: Tree = field(default_factory=dict, repr=False)
 
 
 def start(wish: Wish, ctl: Path, cancel: Cancellation | None = None) -> Start:
@@ -130,8 +132,8 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
         notice = f"{folder} is ignored by the repository around it: its files were copied"
         return _plain(wish, folder, ctl, notice, cancel)
     algorithm = repository.borrow(ctl, users)
-    top = Path(repository.line(users, "rev-parse", "--show-toplevel"))
-    place = PurePosixPath(repository.line(users, "rev-parse", "--show-prefix"))
+    above, below = repository.rev_parse(users, ("--show-toplevel",), ("--show-prefix",))
+    top, place = Path(above), PurePosixPath(below)
     ours = git.controlled(ctl, cancel=cancel)
     if wish.branch is not None or wish.commit is not None:
         head = refs.choose(users, str(top), wish.branch, wish.commit, refs.LOCAL)
@@ -173,7 +175,7 @@ def _exact(ours: Git, found: Start) -> Start:
     notices = [*found.notices, *_submodules(tree)]
     if filters := repository.filters(ours, tree):
         notices.append(f"files with the filter {', '.join(filters)} are as git stores them: filters are not run")
-    return replace(found, notices=tuple(notices))
+    return replace(found, notices=tuple(notices), tree=tree)
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,9 @@ def _present(ours: Git, checkout: _Checkout, found: Start, settings: WorkspaceSe
         else:
             writer = Writer(ours, root, found.algorithm, checkout.left)
             stored = {entry.oid for entry in kept.values()}
-            base, _ = writer.commit(START, base, "The files as the run found them", old, new, stored)
+            base, new = writer.commit(START, base, "The files as the run found them", old, new, stored)
     notices = (*found.notices, *_submodules(new), *checkout.left.sentences())
-    return replace(found, base=base, absent=frozenset(absent), notices=notices)
+    return replace(found, base=base, absent=frozenset(absent), notices=notices, tree=new)
 
 
 def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:

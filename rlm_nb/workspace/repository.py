@@ -33,14 +33,14 @@ PRIVATE = """\
 
 def borrow(ctl: Path, users: Git) -> str:
     """Make `ctl`, which finds the objects of the user's repository without copying any; returns their algorithm."""
-    algorithm = line(users, "rev-parse", "--show-object-format")
-    shallow = _path(users, "shallow")
+    wanted = [("--git-path", name) for name in ("objects", "shallow", "info/exclude")]
+    algorithm, objects, shallow, exclude = rev_parse(users, ("--show-object-format",), *wanted)
     make(
         ctl,
         algorithm,
-        objects=_path(users, "objects"),
-        excludes=users_excludes(users),
-        shallow=shallow.read_bytes() if shallow.is_file() else None,
+        objects=Path(objects),
+        excludes=users_excludes(users, Path(exclude)),
+        shallow=Path(shallow).read_bytes() if Path(shallow).is_file() else None,
     )
     return algorithm
 
@@ -126,14 +126,21 @@ def check(ctl: Path) -> None:
                     raise GitError(f"{path} was put there by somebody: it is neither a file nor a folder")
 
 
-def users_excludes(users: Git) -> bytes:
-    """What the user has git ignore outside `.gitignore` files, the more special rules last."""
+def users_excludes(users: Git, exclude: Path | None = None) -> bytes:
+    """What the user has git ignore outside `.gitignore` files, the more special rules last.
+
+    Args:
+        users: Reads the user's settings.
+        exclude: The file with a repository's own rules; found out when there is a repository, and it is not given.
+    """
     ended = users.attempt("config", "--type=path", "--get", "core.excludesFile")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
     anywhere = Path(os.fsdecode(ended.out.removesuffix(b"\n"))) if ended.code == 0 else config / "git/ignore"
     files = [anywhere]
-    if users.attempt("rev-parse", "--git-dir").code == 0:
-        files.append(_path(users, "info/exclude"))
+    if exclude is None and users.attempt("rev-parse", "--git-dir").code == 0:
+        exclude = Path(rev_parse(users, ("--git-path", "info/exclude"))[0])
+    if exclude is not None:
+        files.append(exclude)
     return b"".join(file.read_bytes() + b"\n" for file in files if os.access(file, os.R_OK) and file.is_file())
 
 
@@ -153,8 +160,14 @@ def line(repository: Git, *arguments: str) -> str:
     return os.fsdecode(repository.run(*arguments).removesuffix(b"\n"))
 
 
-def _path(users: Git, name: str) -> Path:
-    return Path(line(users, "rev-parse", "--path-format=absolute", "--git-path", name))
+def rev_parse(users: Git, *questions: tuple[str, ...]) -> list[str]:
+    """What `git rev-parse` answers to each of the questions, whatever bytes it holds; in one call where it can be."""
+    asked = [part for question in questions for part in question]
+    lines = users.run("rev-parse", "--path-format=absolute", *asked).split(b"\n")[:-1]
+    if len(lines) == len(questions):
+        return [os.fsdecode(answer) for answer in lines]
+    # A path holds a newline.
+    return [line(users, "rev-parse", "--path-format=absolute", *question) for question in questions]
 
 
 def _alternate(objects: Path) -> bytes:

@@ -73,8 +73,11 @@ class Observer:
         self._seen: dict[bytes, tuple[tuple[int, ...], Entry]] = {}
 
     def trust(self, root: Root, tree: Tree) -> None:
-        """Take it that the files are what `tree` says: they have just been checked out."""
-        now = time.time_ns()
+        """Take it that the files are what `tree` says: they have just been checked out, and nobody else is there yet.
+
+        Whatever is changed from here on gets a later time stamp than a file that is older than one made only now.
+        """
+        now = root.time_stamp() + RACY
         for path in sorted(tree):
             with suppress(OSError):
                 if status := root.stat(path):
@@ -276,6 +279,9 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _object_id(root: Root, path: bytes, algorithm: str) -> str:
+    data = root.small(path)
+    if data is not None:
+        return hashlib.new(algorithm, b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
     with root.reading(path) as (size, pieces):
         digest = hashlib.new(algorithm, b"blob %d\0" % size, usedforsecurity=False)
         for piece in pieces:

@@ -39,7 +39,7 @@ class Source:
         self._start, self._settings = start, settings
         self._template = repository.Template.of(ctl)
         self._lock = threading.Lock()
-        self._trees: dict[str, Tree] = {}
+        self._trees: dict[str, Tree] = {start.base: start.tree}
 
     @classmethod
     @contextmanager
@@ -136,7 +136,9 @@ class Source:
         base = base or self.base
         with writing(folder):
             tree = self._check_out(folder / "work", folder / "git", base, cancel)
-            worktree = Worktree(self.ctl, agent, folder / "work", base, tree, self._start, self._settings)
+            worktree = Worktree(
+                self.ctl, agent, folder / "work", base, tree, self._start, self._settings, self._remember
+            )
         try:
             yield worktree
         finally:
@@ -159,10 +161,17 @@ class Source:
         return tree
 
     def _tree(self, base: str, cancel: Cancellation | None) -> Tree:
-        """What a commit holds; read once for all the sub-agents of a batch, which start from the same one."""
+        """What a commit holds; as a rule we have made it, and know."""
         with self._lock:
-            if base not in self._trees:
-                self._trees[base] = tree_of(git.controlled(self.ctl, cancel=cancel), base)
-                while len(self._trees) > REMEMBERED:
-                    del self._trees[next(iter(self._trees))]
-            return self._trees[base]
+            if base in self._trees:
+                return self._trees[base]
+        tree = tree_of(git.controlled(self.ctl, cancel=cancel), base)
+        self._remember(base, tree)
+        return tree
+
+    def _remember(self, commit: str, tree: Tree) -> None:
+        with self._lock:
+            self._trees.pop(commit, None)
+            self._trees[commit] = tree
+            while len(self._trees) > REMEMBERED:
+                del self._trees[next(iter(self._trees))]

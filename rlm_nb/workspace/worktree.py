@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -46,6 +46,7 @@ class Worktree:
         tree: What that commit holds.
         start: Where the run started.
         settings: What is taken.
+        remember: Told of each commit that is made here, and what it holds: sub-agents start from it.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Worktree:
         tree: Tree,
         start: origin.Start,
         settings: WorkspaceSettings,
+        remember: Callable[[str, Tree], None],
     ) -> None:
         self.path, self.base = path, base
         self._ctl, self._git = ctl, git.controlled(ctl)
         self._ref = f"refs/rlm/{agent}"
         self._algorithm, self._absent = start.algorithm, start.absent
         self._largest, self._include = settings.max_file_size, settings.include
+        self._remember = remember
         self._lock = threading.Lock()
         self._last, self._tree = "", tree
         self._left = LeftOut()
@@ -160,6 +163,7 @@ class Worktree:
         if not self._last and commit == self.base:
             self._git.run("update-ref", self._ref, commit)
         self._last, self._tree, self._left = commit, tree, left
+        self._remember(commit, tree)
         return commit
 
 

@@ -30,7 +30,7 @@ def cells(table: str) -> list[list[str]]:
     return [row for row in rows if row]
 
 
-NAMES = "start, memory, iteration, fanout, sdk, save, ledger, purse"
+NAMES = "start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, context, worktrees"
 VERDICTS = ("met", "not met")
 
 
@@ -39,10 +39,7 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     before = set(clean_environment.iterdir())
     done = bench("--quick")
     assert done.returncode == 0, done.stderr
-    named = [
-        f"measuring: {name}"
-        for name in ("start", "memory", "iteration", "fanout", "sdk", "save", "ledger", "flatness", "purse", "context")
-    ]
+    named = [f"measuring: {name}" for name in NAMES.split(", ")]
     assert done.stderr.splitlines() == named
     (
         start,
@@ -61,6 +58,9 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         within,
         speed,
         *contexts,
+        whole,
+        child,
+        together_at_once,
     ) = cells(done.stdout)
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
@@ -92,6 +92,13 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
     assert [row[4] for row in contexts] == [*goals, "≤ 200 MB"] * 2
     assert contexts[0][0].startswith("24 MiB of ASCII: the index of")
     assert contexts[5][0].startswith("24 MiB of mixed UTF-8: the index of")
+    assert whole[0].startswith("20 files: a run's start, with the snapshot of the checkout and a worktree")
+    assert child[0].startswith("20 files: a sub-agent's start, with the snapshot of its parent and a worktree")
+    assert whole[4] == child[4] == "≤ 1.5×"
+    assert together_at_once[0].startswith(
+        "4 agents' worktrees of 20 files opened and kept at once; disk used by each: "
+    )
+    assert together_at_once[3] == "0 failed"
     assert set(clean_environment.iterdir()) == before
 
 
@@ -101,10 +108,7 @@ def test_only_what_is_named() -> None:
     assert [row[0] for row in cells(done.stdout)] == ["a call reserved and settled"]
     refused = bench("leger")
     assert refused.returncode == 2
-    assert (
-        "there is no bench 'leger'; there are start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, "
-        "context" in refused.stderr
-    )
+    assert f"there is no bench 'leger'; there are {NAMES}" in refused.stderr
     assert not refused.stdout
 
 
