@@ -81,7 +81,7 @@ def _remove(folder: Path, dry_run: bool, yes: bool) -> None:
     if goes_on(folder):
         raise RunFolderError(f"{folder} goes on; stop it first")
     if dry_run:
-        write(f"would remove {folder}")
+        write("\n".join(f"would remove {path}" for path in (folder, *sorted(folder.iterdir()))))
         return
     if not yes:
         if not sys.stdin.isatty():

@@ -82,7 +82,9 @@ def test_a_run_goes(shell: Shell, rlm_nb: Command, repository: Path) -> None:
     """Named by its id, with nobody to ask: only when told so."""
     run = shell.run(repository, "--model", shell.script({"root": [cell("FINAL(1)")]})).run
     runs = ["--runs-dir", run.parent]
-    assert rlm_nb("clean", run.name, "--dry-run", *runs).stdout == f"would remove {run}\n"
+    said = rlm_nb("clean", run.name, "--dry-run", *runs).stdout.splitlines()
+    assert said == [f"would remove {path}" for path in (run, *sorted(run.iterdir()))]
+    assert f"would remove {run}/ctl.git" in said
     refused = rlm_nb("clean", run.name, *runs)
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
