@@ -31,7 +31,7 @@ PLACES = {
     "make environment": "make -o environment environment",
     "/path/to/repo": "{repository}",
     "https://example.org/org/repo": "file://{repository}",
-    "runs/<id>/": "$(dirname $(ls -t runs/*/run.json | head -n 1))/",
+    "runs/<id>/": "$(dirname $(ls -t runs/*/root.ipynb | head -n 1))/",
 }
 """What stands in the documents, and what a test has instead; `ls -t` names the latest run of an agent."""
 

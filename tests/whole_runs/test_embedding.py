@@ -94,7 +94,7 @@ def test_two_at_once(repository: Path, config: rlm_nb.Config) -> None:
 
 
 def test_a_context_that_vanishes(repository: Path, config: rlm_nb.Config, tmp_path: Path) -> None:
-    """Before the agent exists, or while its kernel starts: one clear sentence, soon, and nothing is left."""
+    """Before the agent exists, or while its kernel starts: one clear sentence, soon; a paid reply is kept."""
     context = tmp_path / "context.txt"
     said = r"context\.txt: the context cannot be read: No such file"
 
@@ -111,10 +111,13 @@ def test_a_context_that_vanishes(repository: Path, config: rlm_nb.Config, tmp_pa
 
     with pytest.raises(RunFolderError, match=said):
         begin_too_late()
+    assert [path.name for path in config.runs.dir.glob("*") if path.is_dir()] == []
     context.write_text("text")
     with pytest.raises(KernelError, match=said):
         rlm_nb.run("Count.", repository, config, context=context, model=ScriptedModel.of(TWO_TURNS), listen=vanish)
-    assert [path.name for path in (tmp_path / "runs").glob("*") if path.is_dir()] == []
+    (folder,) = (path for path in config.runs.dir.glob("*") if path.is_dir())
+    assert state_of(folder)["status"] == "error"
+    assert "the context cannot be read" in state_of(folder)["stop_reason"]
 
 
 def test_iterations_as_they_come(repository: Path, config: rlm_nb.Config) -> None:
