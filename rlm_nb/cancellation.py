@@ -111,3 +111,12 @@ class Cancellation:
 
     def _overdue(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+@contextmanager
+def within(cancel: Cancellation, seconds: float) -> Iterator[Cancellation]:
+    """A signal that follows another one, and is set after so many seconds at the latest."""
+    left = cancel.seconds_left()
+    limited = Cancellation(time.monotonic() + (seconds if left is None else min(seconds, left)))
+    with cancel.calling(lambda: limited.cancel(cancel.reason)):
+        yield limited

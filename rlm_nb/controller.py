@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,22 +18,27 @@ from typing import Self
 from pydantic import SecretStr
 
 from rlm_nb.agent.loop import Agent
+from rlm_nb.agent.past import Past
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.agent.subagents import Queries, Spawn
 from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.audience import Audience, both, ignore
 from rlm_nb.bridge.server import Call
-from rlm_nb.cancellation import Cancellation
+from rlm_nb.budgeting import open_ledger
+from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config
 from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
 from rlm_nb.home import Home, Opened
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
-from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
+from rlm_nb.ledger import BudgetFile, SharedBudget
+from rlm_nb.merging.edits import Edits
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
 from rlm_nb.protocols import Listener, Model, Price
+from rlm_nb.rebuilding import Answers, BrokenOff, rebuilt
+from rlm_nb.recalling import Recalled, recall, result_of
 from rlm_nb.records import (
     JSON,
     AgentEnded,
@@ -162,12 +167,12 @@ def open_run(
         price = price_for(model, config.budget)
         if context is not None:
             context = readable(context)
-        cancel = stack.enter_context(_with_deadline(cancel or Cancellation(), config.rlm.global_timeout))
+        cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
         audience = Audience(listen, cancel)
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
-        ledger = _ledger(config, folder, audience)
+        ledger = open_ledger(config, folder, audience)
         origin = stack.enter_context(
             Source.open(
                 str(source),
@@ -197,9 +202,26 @@ def open_run(
         )
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """How a run goes on from its record.
+
+    Args:
+        notice: What a person is told of it, in one sentence: when it was broken off, and how.
+        said: What a person says to agents, by their paths in the tree.
+    """
+
+    notice: str
+    said: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Run:
-    """One run while it goes on: what all of its agents share."""
+    """One run while it goes on: what all of its agents share.
+
+    Args:
+        recorded: For a run that goes on from its record, what is to be known of that.
+    """
 
     task: Task
     folder: Path
@@ -211,11 +233,13 @@ class Run:
     launcher: Launcher
     listen: Listener
     cancel: Cancellation
+    recorded: Recorded | None = None
 
     def __post_init__(self) -> None:
         self.started = time.time()
         self._result: RunResult | None = None
         self._about = about(self.folder.name, self.model.name, self.source)
+        self._settings = self.config.model_dump(mode="json")
         self._iterations = self._run_root()
         self._stack = ExitStack()
 
@@ -291,28 +315,46 @@ class Run:
         """
         started = time.time()
         result: AgentResult | None = None
+        notebook = self.folder / f"{task.agent}.ipynb"
+        past = recall(notebook) if self.recorded is not None and notebook.exists() else None
+        if past is not None and past.needs_nothing:
+            above(AgentStarted(task.agent, task))
+            result = result_of(past, self.source.patch(past.recorded.patch).text)
+            above(AgentEnded(task.agent, result))
+            return result
         try:
             with ExitStack() as stack:
-                begun = stack.enter_context(self.ledger.reserve_sandbox(task.agent))
+                begun = stack.enter_context(self._slot(task.agent))
                 stack.callback(self.ledger.release_agent, task.agent)
-                notebook = self.folder / f"{task.agent}.ipynb"
                 prompts = Prompts(
                     task,
                     self.config.rlm,
                     help_texts(task, self.config.rlm.max_depth),
                     facts(task, self.source),
                     lambda: status(self.ledger.balance()),
+                    past.recorded.system if past else "",
                 )
-                recorder = stack.enter_context(
-                    Recorder.open(notebook, task=task, system=prompts.system(), about=self._about, parent=parent)
-                )
+                spent = self.ledger.spent_of(task.agent)
+                base = past.base if past else base
+                if past is not None and self.recorded is not None:
+                    record = Recorder.resume(notebook, cost=spent.cost, usage=spent.usage, notice=self.recorded.notice)
+                else:
+                    begin = {"start": {**self.source.as_json(), "base": base}, "settings": self._settings}
+                    record = Recorder.open(
+                        notebook, task=task, system=prompts.system(), about=self._about, parent=parent, **begin
+                    )
+                recorder = stack.enter_context(record)
                 tell = both(recorder.listen, self.listen)
                 max_tokens = self.config.model.max_tokens
-                model = MeteredModel(self.model, self.ledger, self.price, task.agent, max_tokens, tell)
+                before = (spent.cost, spent.usage)
+                model = MeteredModel(
+                    self.model, self.ledger, self.price, task.agent, max_tokens, tell, recorder.keep, before
+                )
                 above(AgentStarted(task.agent, task))
                 soft = stack.enter_context(cancel.child(earlier=self._finishing()))
-                home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun), soft))
-                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens)
+                home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
+                before_now = self._before(past, home) if past else None
+                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now)
                 try:
                     outcome = yield from agent.iterate(soft, cancel)
                 except RLMError as error:
@@ -333,7 +375,7 @@ class Run:
                     usage=model.usage,
                     iterations=agent.completed,
                     children=tuple(home.children()),
-                    started=started,
+                    started=past.recorded.started if past else started,
                     ended=time.time(),
                     task=task.prompt,
                 )
@@ -364,6 +406,8 @@ class Run:
             "checkout": None if self.source.top is None else str(self.source.top),
             "commit": self.source.head,
             "base": self.source.base,
+            "start": self.source.as_json(),
+            "context": None if self.task.context is None else str(self.task.context),
             "model": self.model.name,
             "status": "running",
             **whose(),
@@ -388,6 +432,7 @@ class Run:
         model: MeteredModel,
         recorder: Recorder,
         begun: Callable[[], None],
+        past: Recalled | None,
         cancel: Cancellation,
         stack: ExitStack,
         kernels: ExitStack,
@@ -397,7 +442,8 @@ class Run:
             folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
         except OSError as error:
             raise KernelStartError(f"there is no place for its files: {error.strerror}: {error.filename}") from error
-        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel))
+        after = self.source.last(task.agent) if past else None
+        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
 
         def prepare(cancel: Cancellation) -> Spawn:
             # All of a batch start from what the parent's files are now.
@@ -406,11 +452,12 @@ class Run:
 
         queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
         transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
+        answers = Answers(folder, lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt")
         kernel = KernelClient(
             self.launcher,
             folder,
             tree.workdir,
-            lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt",
+            answers.overflow,
             self.config.kernel,
             {
                 "task": task.prompt,
@@ -419,12 +466,19 @@ class Run:
                 "objects": str(self.source.ctl / "objects"),
                 "worktree": str(tree.path),
             },
-            partial(self._answer, task, queries, transcript),
+            answers.before(partial(self._answer, task, queries), transcript, recorder.called),
             cancel,
         )
         client = kernels.enter_context(kernel)
         begun()
-        return tree, RecordingKernel(client, transcript), queries
+        recording = RecordingKernel(client, transcript)
+        if past is None:
+            return tree, recording, queries, ()
+        end = Edits(task.agent, base, past.end, self.source.ctl / "objects") if past.end else None
+        differing = rebuilt(past.cells, end, client, answers, transcript, tree, cancel)
+        queries.take_over(past.highest, {number: result_of(recall(path), "") for number, path in past.children.items()})
+        again = partial(queries.again, past.agents, past.replies)
+        return tree, BrokenOff(recording, partial(answers.of, past.calls, exact=True), again), queries, differing
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""
@@ -436,16 +490,24 @@ class Run:
                 result: AgentResult = end.value
                 return result
 
-    def _answer(self, task: Task, queries: Queries, transcript: Transcript, call: Call, cancel: Cancellation) -> JSON:
-        """What a kernel may ask for, besides what its own client answers."""
+    def _slot(self, agent: str) -> AbstractContextManager[Callable[[], None]]:
+        """Its place among the agents that there may be; one that had begun before has it already."""
+        if self.recorded is not None and self.ledger.spent_of(agent).sandboxes:
+            return nullcontext(lambda: None)
+        return self.ledger.reserve_sandbox(agent)
+
+    def _before(self, past: Recalled, home: Home) -> Past:
+        said = self.recorded.said.get(past.recorded.task.agent, "") if self.recorded else ""
+        return Past(past.iterations, past.begun, home.differing, said)
+
+    def _answer(self, task: Task, queries: Queries, call: Call, cancel: Cancellation) -> JSON:
+        """What a kernel may ask for, besides what its own client answers, the record, and the transcript."""
         if call.name == "rlm_query":
             return queries.rlm(call.arguments, cancel)
         if call.name == "llm_query":
             return queries.llm(call.arguments, cancel)
         if call.name == "budget":
             return budget(self.ledger.balance(), task.depth, self.config.rlm.max_depth)
-        if call.name == "output":
-            return transcript.piece(call.arguments)
         if call.name == "price":
             return self._priced(call.arguments)
         raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
@@ -470,32 +532,3 @@ def _noting(faults: list[str]) -> Iterator[None]:
         yield
     except RLMError as error:
         faults.append(str(error))
-
-
-def _ledger(config: Config, folder: Path, listen: Listener) -> BudgetFile | SharedBudget:
-    """The run's budget; where the settings name a purse, within what is in that."""
-    limits = _limits(config)
-    if config.budget.file is None:
-        return BudgetFile.create(folder / "budget.json", limits)
-    purse, made = BudgetFile.share(config.budget.file, Limits.of(config.budget), folder.name)
-    left, limit = purse.balance().left_cost, purse.limits().cost
-    holds = "no limit of money" if left is None or limit is None else f"${left / 1e6:.2f} left of ${limit / 1e6:.2f}"
-    listen(Notice("root", f"{config.budget.file} {'was made, and ' if made else ''}has {holds}"))
-    return SharedBudget(BudgetFile.create(folder / "budget.json", limits), purse)
-
-
-def _limits(config: Config) -> Limits:
-    return Limits.of(config.budget).model_copy(
-        update={
-            "sandboxes": config.rlm.max_sandboxes,
-            "deadline": time.time() + config.rlm.global_timeout,
-        }
-    )
-
-
-@contextmanager
-def _with_deadline(cancel: Cancellation, seconds: float) -> Iterator[Cancellation]:
-    left = cancel.seconds_left()
-    limited = Cancellation(time.monotonic() + (seconds if left is None else min(seconds, left)))
-    with cancel.calling(lambda: limited.cancel(cancel.reason)):
-        yield limited

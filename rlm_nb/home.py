@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -16,8 +16,8 @@ from rlm_nb.protocols import Kernel
 from rlm_nb.records import AgentResult, CellResult, Patch
 from rlm_nb.workspace.worktree import Worktree
 
-Opened = tuple[Worktree, Kernel, Queries]
-"""A worktree, the kernel in it, and who answers what its cells ask of sub-agents and models."""
+Opened = tuple[Worktree, Kernel, Queries, Sequence[str]]
+"""A worktree, the kernel in it, who answers what its cells ask of sub-agents and models, and what is not as it was."""
 
 
 class Home:
@@ -61,6 +61,11 @@ class Home:
         """Run a cell, once there is a kernel."""
         assert self._opening is not None
         return self._opening.result()[1].execute(code, cancel, on_output)
+
+    def differing(self) -> Sequence[str]:
+        """What of an earlier home could not be had again, once this one is there. Raises what kept it from being."""
+        assert self._opening is not None
+        return self._opening.result()[3]
 
     def patch(self, cancel: Cancellation) -> Patch:
         """What changed in the worktree, if there was one; or why that cannot be told."""

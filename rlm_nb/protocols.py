@@ -92,9 +92,10 @@ class Price(Protocol):
 
 
 class CallLease(Protocol):
-    """A reservation for one model call; `max_tokens` is what the budget can pay."""
+    """A reservation for one model call; `max_tokens` is what the budget can pay, `key` its name in the file."""
 
     max_tokens: int
+    key: str
 
     def settle(self, usage: Usage | None) -> int:
         """Charge what was used (`None`: all that was reserved), and give back the rest; returns micro-dollars."""

@@ -114,6 +114,23 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A reply that is paid for, as it is put on record.
+
+    Args:
+        request: What was asked.
+        reply: What came, with its cost.
+        lease: The key of the reservation in the ledger that pays for it.
+        finishing: Whether it is the agent's last turn.
+    """
+
+    request: Request
+    reply: Reply
+    lease: str = ""
+    finishing: bool = False
+
+
+@dataclass(frozen=True)
 class Answer:
     """What `FINAL` was given.
 
@@ -197,7 +214,7 @@ class BridgeCall:
         name: `rlm_query`, `llm_query`, `FINAL`, ….
         arguments: As the kernel sent them.
         answer: What went back, or `None` when it failed.
-        error: `{"type", "message"}` of the failure, or `None`.
+        error: `{"type", "message", "details"}` of the failure, or `None`; the details are what else the error carries.
         key: The call's idempotency key.
         started, ended: Seconds since the epoch.
     """
@@ -205,7 +222,7 @@ class BridgeCall:
     name: str
     arguments: Mapping[str, JSON]
     answer: JSON
-    error: Mapping[str, str] | None
+    error: Mapping[str, JSON] | None
     key: str
     started: float
     ended: float
@@ -257,6 +274,7 @@ class Iteration:
         cells: The cells that ran, in order.
         note: What was wrong with the reply, when it was no use.
         started, ended: Seconds since the epoch.
+        finishing: Whether it was the turn that is granted after a limit.
     """
 
     agent: str
@@ -267,6 +285,7 @@ class Iteration:
     note: str | None = None
     started: float = 0.0
     ended: float = 0.0
+    finishing: bool = False
 
 
 AnswerSource = Literal["final", "finishing turn", "stored", "none"]
@@ -282,12 +301,14 @@ class Outcome:
         answer: Never `None`: when there is none, `answer.text` says so and `source` is `none`.
         source: Where the answer came from.
         stop_reason: One sentence: why it ended.
+        stopped: Whether somebody stopped it, so that there is more to do, and no limit keeps it from being done.
     """
 
     status: Status
     answer: Answer
     source: AnswerSource
     stop_reason: str
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -416,6 +437,7 @@ class Replied(Event):
     message: str
     reply: Reply
     code: tuple[str, ...] = ()
+    finishing: bool = False
 
 
 @dataclass(frozen=True)

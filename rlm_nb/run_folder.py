@@ -6,8 +6,9 @@ import errno
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,39 @@ def goes_on(folder: Path) -> bool:
         return False
     # In another container: who knows.
     return begun[0] != world() or is_alive(*begun[1:])
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run.json says of a run that is to go on.
+
+    Args:
+        task: What it was asked to do.
+        context: The file with its context, or `None`.
+        start: What it works on; see `workspace.source.Source.reopen`.
+        status: `running`, which a killed run says for ever, or how it ended.
+        how: The same for a person: how it ended, or that it was killed.
+    """
+
+    task: str
+    context: Path | None
+    start: Mapping[str, JSON]
+    status: str
+    how: str
+
+
+def state_of(folder: Path) -> State:
+    """What a run was to do, and how it stands.
+
+    Raises:
+        RunFolderError: The folder has no run.json that says it.
+    """
+    with _state(folder) as state:
+        if "start" not in state:
+            raise RunFolderError(f"{folder}: this run was recorded by an older version, which did not say how to go on")
+        how = "it was killed" if state["status"] == "running" else str(state.get("stop_reason", state["status"]))
+        context = None if state["context"] is None else Path(state["context"])
+        return State(str(state["task"]), context, state["start"], str(state["status"]), how.rstrip("."))
 
 
 def where_edits_belong(folder: Path) -> Home:

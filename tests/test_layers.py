@@ -33,7 +33,7 @@ def test_the_code_keeps_to_the_drawing(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("importer", "imported"),
-    [("rlm_nb.bridge", "rlm_nb.agent"), ("rlm_nb.workspace", "rlm_nb.notebook")],
+    [("rlm_nb.bridge", "rlm_nb.agent"), ("rlm_nb.workspace", "rlm_nb.ledger")],
     ids=["upwards", "sibling"],
 )
 def test_a_planted_breach_is_found(copy: Path, importer: str, imported: str) -> None:

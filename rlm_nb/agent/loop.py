@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rlm_nb.agent import reply as replies
 from rlm_nb.agent import view
+from rlm_nb.agent.past import Past
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import RLMSettings
@@ -59,6 +60,7 @@ class Agent:
         settings: The limits.
         listen: Told of everything that happens.
         max_tokens: The longest reply.
+        past: What it has done already, when it goes on from there.
     """
 
     task: Task
@@ -68,6 +70,7 @@ class Agent:
     settings: RLMSettings
     listen: Listener
     max_tokens: int
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         self._history: tuple[Message, ...] = ()
@@ -75,7 +78,11 @@ class Agent:
         self._number = 0
         self._useless = 0
         self._given: Answer | None = None
+        self._last_resort: Answer | None = None
+        self._greeting = self.past
         self.completed = 0
+        if self.past is not None:
+            self._take_over(self.past)
 
     def iterate(self, soft: Cancellation, hard: Cancellation) -> Generator[Iteration, None, Outcome]:
         """Work on the task; yields each iteration once it is complete, returns how it ended.
@@ -88,18 +95,20 @@ class Agent:
             RLMError: What kept even the first iteration from happening.
         """
         try:
-            while self._number < self.settings.max_iterations:
+            if self.past is not None and self.past.begun is not None:
+                yield from self._rest_of(self.past.begun, soft)
+            while self._given is None and self._number < self.settings.max_iterations:
                 soft.check()
                 iteration = yield from self._turn(soft)
-                if self._given is not None:
-                    return Outcome("completed", self._given, "final", "The agent called FINAL.")
                 if self._useless >= self.settings.max_failures:
                     return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
-                self._next = self.prompts.after(iteration, self._number, view.shown)
+                self._prepare_for_next(iteration)
+            if self._given is not None:
+                return Outcome("completed", self._given, "final", "The agent called FINAL.")
             why = f"The limit of {self.settings.max_iterations} iterations was reached."
         except CancelledError as error:
             if not soft.timed_out:
-                return self._rescued(f"The run was stopped: {soft.reason or hard.reason or error}.")
+                return self._rescued(f"The run was stopped: {soft.reason or hard.reason or error}.", stopped=True)
             why = "The time limit of the run was reached."
         except RLMError as error:
             if not self.completed:
@@ -109,17 +118,54 @@ class Agent:
             why = f"The budget ended: {error}."
         return (yield from self._finish(why, hard))
 
-    def _turn(self, cancel: Cancellation, *, finishing: bool = False) -> Generator[Iteration, None, Iteration]:
-        """One iteration: the model's reply, then its cells."""
-        started, message = time.time(), self._next
-        self.listen(Asked(self.task.agent, self._number + 1))
-        reply = self._ask(message, cancel, finishing=finishing)
+    def _take_over(self, past: Past) -> None:
+        """Stand where the agent stood: every message is the one that was sent, byte for byte."""
+        for iteration in past.iterations:
+            self._history += _exchange(iteration.message, iteration.reply)
+            self._number = iteration.number
+            self._given = iteration.cells[-1].final if iteration.cells else None
+            if iteration.finishing:
+                self._hold_back()
+        self.completed = len(past.iterations)
+        if past.said:
+            self._given = None
+        if past.iterations:
+            self._prepare_for_next(past.iterations[-1])
+
+    def _rest_of(self, begun: Iteration, cancel: Cancellation) -> Generator[Iteration, None, None]:
+        """Run the cells that have not run of a reply that is there already."""
+        iteration = yield from self._turn(cancel, begun=begun)
+        if begun.finishing:
+            self._hold_back()
+        self._prepare_for_next(iteration)
+
+    def _hold_back(self) -> None:
+        """What was given in a turn that was to be the last, and is not, counts if nothing better comes."""
+        self._last_resort, self._given = self._given, None
+
+    def _prepare_for_next(self, iteration: Iteration) -> None:
+        if self._given is None:
+            self._next = self.prompts.after(iteration, self._number, view.shown)
+
+    def _turn(
+        self, cancel: Cancellation, *, begun: Iteration | None = None, finishing: bool = False
+    ) -> Generator[Iteration, None, Iteration]:
+        """One iteration: the model's reply, then its cells; what was `begun` has its reply, and some of its cells."""
+        started = time.time()
+        if begun is None:
+            message = self._message()
+            self.listen(Asked(self.task.agent, self._number + 1))
+            reply = self._ask(message, cancel, finishing=finishing)
+        else:
+            message, reply, finishing = begun.message, begun.reply, begun.finishing
+            started = begun.started or started
+            self._history += _exchange(message, reply)
         self._number += 1
         self._next = NOT_RUN
         parsed = replies.cells(reply.text, reply.stop_reason)
-        self.listen(Replied(self.task.agent, self._number, message, reply, parsed.code))
-        ran: list[CellResult] = []
-        for index, code in enumerate(parsed.code, start=1):
+        self.listen(Replied(self.task.agent, self._number, message, reply, parsed.code, finishing))
+        ran: list[CellResult] = list(begun.cells) if begun else []
+        for index, code in enumerate(parsed.code[len(ran) :], start=len(ran) + 1):
             ran.append(self._run(index, code, cancel))
             if ran[-1].status != "ok" or ran[-1].final is not None:
                 break
@@ -127,19 +173,25 @@ class Agent:
         self._useless = 0 if ran else self._useless + 1
         self.completed += 1
         iteration = Iteration(
-            self.task.agent, self._number, message, reply, tuple(ran), parsed.fault, started, time.time()
+            self.task.agent, self._number, message, reply, tuple(ran), parsed.fault, started, time.time(), finishing
         )
         self.listen(Iterated(self.task.agent, iteration))
         yield iteration
         return iteration
+
+    def _message(self) -> str:
+        """What the model is told next; once the agent goes on from its past, that it does."""
+        past, self._greeting = self._greeting, None
+        if past is None or not (past.iterations or past.begun):
+            return self._next
+        return self.prompts.resumed(self._next, past.differing(), past.said)
 
     def _ask(self, message: str, cancel: Cancellation, *, finishing: bool) -> Reply:
         """Ask with the whole history, which only ever grows: what got a reply is sent again byte for byte."""
         messages = (*self._history, Message("user", message))
         request = Request(messages, self.prompts.system(), self.max_tokens, self.task.agent, self._number + 1)
         reply = self._answered(request, cancel, finishing=finishing)
-        # A service refuses an empty turn; this one stands for it.
-        self._history = (*messages, Message("assistant", reply.text.rstrip() or "(no text)"))
+        self._history += _exchange(message, reply)
         return reply
 
     def _answered(self, request: Request, cancel: Cancellation, *, finishing: bool) -> Reply:
@@ -179,15 +231,23 @@ class Agent:
         what = "The model gave no reply" if isinstance(error, ModelError) else "The run cannot go on"
         return self._rescued(f"{what}: {said}.", status="error")
 
-    def _rescued(self, why: str, status: Status = "partial") -> Outcome:
-        """The last answer that the model stored in the variable `answer`, if there is one."""
+    def _rescued(self, why: str, status: Status = "partial", *, stopped: bool = False) -> Outcome:
+        """The answer of a last turn before this one, else what the model stored in the variable `answer`, if it did."""
+        if self._last_resort is not None:
+            return Outcome("partial", self._last_resort, "finishing turn", why, stopped)
         with suppress(RLMError):
             result = self.kernel.execute(
                 "if globals().get('answer') is not None: FINAL_VAR('answer')", Cancellation(time.monotonic() + RESCUE)
             )
             if result.final is not None:
-                return Outcome("partial", result.final, "stored", f"{why} The answer is the variable `answer`.")
-        return self._without(why, status)
+                why = f"{why} The answer is the variable `answer`."
+                return Outcome("partial", result.final, "stored", why, stopped)
+        return self._without(why, status, stopped=stopped)
 
-    def _without(self, why: str, status: Status) -> Outcome:
-        return Outcome(status, Answer.of(f"No answer was reached. {why}"), "none", why)
+    def _without(self, why: str, status: Status, *, stopped: bool = False) -> Outcome:
+        return Outcome(status, Answer.of(f"No answer was reached. {why}"), "none", why, stopped)
+
+
+def _exchange(message: str, reply: Reply) -> tuple[Message, Message]:
+    """What the history keeps of a turn. A service refuses an empty one; three words stand for it."""
+    return Message("user", message), Message("assistant", reply.text.rstrip() or "(no text)")

@@ -30,6 +30,7 @@ class Prompts:
         functions: The help for each function in its REPL, by name with parameters.
         facts: What it is told of its surroundings, one sentence each.
         status: Tells what is left of the budget, in a few words; asked anew each turn.
+        system: The system prompt of an agent that goes on, as it was sent; made anew without it.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Prompts:
         functions: Mapping[str, str],
         facts: Sequence[str],
         status: Callable[[], str],
+        system: str = "",
     ) -> None:
         self._task, self._settings, self._facts, self._status = task, settings, facts, status
-        self._system = _fill(
+        self._system = system or _fill(
             "system",
             functions="\n".join(f"- `{name}`: {help_text}" for name, help_text in functions.items()),
             context_name=CONTEXT if task.context else "",
@@ -71,6 +73,18 @@ class Prompts:
         left = self._settings.max_iterations - number
         parts.append(f"[{left} turn{'s' if left != 1 else ''} left. {self._status()}]")
         return "\n\n".join(parts)
+
+    def resumed(self, message: str, differing: Sequence[str], said: str = "") -> str:
+        """The message of an agent that goes on after its run was broken off.
+
+        Args:
+            message: What it is told otherwise.
+            differing: What of its kernel and its files is not as it was.
+            said: What a person tells it.
+        """
+        text = " ".join(differing) if differing else "All of it came out as before."
+        parts = [message, _fill("resumed", differing=text)]
+        return "\n\n".join([*parts, *([f"# A message from the user\n\n{said}"] if said else [])])
 
     def last_turn(self, message: str, why: str) -> str:
         """The message of the one turn that is granted after a limit."""

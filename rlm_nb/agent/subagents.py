@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import RLMSettings
 from rlm_nb.errors import BridgeError, RecursionDepthError, RLMError, SubAgentError
 from rlm_nb.protocols import Asker
-from rlm_nb.records import JSON, AgentResult, Message, Reply, Request, Task
+from rlm_nb.records import JSON, AgentResult, Kept, Message, Reply, Request, Task
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Queries:
         self._lock = threading.Lock()
         self._pool = threading.Semaphore(settings.max_parallel)
         self._started = 0
+        self._begun: dict[int, str] = {}
+        self._replies: list[Kept] = []
         self._ended: dict[int, AgentResult] = {}
 
     @property
@@ -56,6 +59,33 @@ class Queries:
         """The sub-agents that ran, in the order in which they were asked for."""
         with self._lock:
             return [self._ended[number] for number in sorted(self._ended)]
+
+    def take_over(self, started: int, ended: Mapping[int, AgentResult]) -> None:
+        """Go on from what there is of an earlier process.
+
+        Args:
+            started: The highest number of a sub-agent so far.
+            ended: The results of those that the agent has heard of, by their numbers.
+        """
+        with self._lock:
+            self._started = started
+            self._ended.update(ended)
+
+    @contextmanager
+    def again(self, agents: Mapping[int, str], replies: Sequence[Kept]) -> Iterator[None]:
+        """While the block runs, a cell runs again that was broken off: what was begun for it is not begun anew.
+
+        Args:
+            agents: The sub-agents that it had started and not heard of: their tasks by their numbers.
+            replies: What models had answered it.
+        """
+        with self._lock:
+            self._begun, self._replies = dict(agents), list(replies)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._begun, self._replies = {}, []
 
     def rlm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
         """Run a sub-agent for each of the tasks; their results in order.
@@ -68,8 +98,7 @@ class Queries:
         if self._task.depth >= self._settings.max_depth:
             raise RecursionDepthError("depth of sub-agents", self._task.depth, self._settings.max_depth)
         with self._lock:
-            numbers = range(self._started + 1, self._started + 1 + len(prompts))
-            self._started += len(prompts)
+            numbers = [self._number(prompt) for prompt in prompts]
         spawn = self._prepare(cancel)
 
         def run(numbered: tuple[int, str]) -> dict[str, JSON]:
@@ -81,6 +110,15 @@ class Queries:
             return _of_result(result)
 
         return self._each(list(zip(numbers, prompts, strict=True)), run, cancel, single=bool(arguments.get("single")))
+
+    def _number(self, prompt: str) -> int:
+        """The number of the sub-agent with this task: one that was begun for this very cell, or the next one."""
+        for number, task in self._begun.items():
+            if task == prompt:
+                del self._begun[number]
+                return number
+        self._started += 1
+        return self._started
 
     def llm(self, arguments: dict[str, JSON], cancel: Cancellation) -> list[JSON]:
         """Ask the model each of the prompts, for `max_tokens` at most if that is given; its replies in order.
@@ -97,9 +135,20 @@ class Queries:
             request = Request(
                 (Message("user", prompt),), max_tokens=min(longest, self._max_tokens), agent=self._task.agent
             )
+            if (reply := self._reply(prompt)) is not None:
+                return _of_reply(reply)
             return _of_reply(self._model.complete(request, cancel))
 
         return self._each(prompts, ask, cancel, single=bool(arguments.get("single")))
+
+    def _reply(self, prompt: str) -> Reply | None:
+        """What a model answered to this prompt when the cell ran before."""
+        with self._lock:
+            for kept in self._replies:
+                if kept.request.messages[-1].content == prompt:
+                    self._replies.remove(kept)
+                    return kept.reply
+        return None
 
     def _each(
         self, items: Sequence[T], work: Callable[[T], dict[str, JSON]], cancel: Cancellation, *, single: bool

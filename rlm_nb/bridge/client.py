@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import ClassVar
 
@@ -68,7 +68,7 @@ class Client:
         except (OSError, EOFError) as error:
             raise BridgeError(f"{name}: the controller does not answer this kernel any more ({error})") from None
         if "error" in reply:
-            raise _as_raised(reply["error"])
+            raise as_raised(reply["error"])
         return reply["answer"]
 
     @contextmanager
@@ -100,7 +100,8 @@ class Client:
         return socket.socket(fileno=descriptors[0])
 
 
-def _as_raised(error: dict[str, JSON]) -> RLMError:
+def as_raised(error: Mapping[str, JSON]) -> RLMError:
+    """The error as the other side raised it, from what was sent of it or recorded."""
     kind = getattr(errors, error["type"], BridgeError)
     raised: RLMError = kind.__new__(kind, error["message"])
     raised.args = (error["message"],)

@@ -261,6 +261,10 @@ class Server:
             self._wake.send(b".")
 
 
+def details_of(error: RLMError) -> dict[str, JSON]:
+    """What an error carries beside its message, as far as it is plain."""
+    return {name: value for name, value in vars(error).items() if isinstance(value, str | int | float)}
+
+
 def _failure(error: RLMError) -> dict[str, JSON]:
-    details = {name: value for name, value in vars(error).items() if isinstance(value, str | int | float)}
-    return {"error": {"type": type(error).__name__, "message": str(error), "details": details}}
+    return {"error": {"type": type(error).__name__, "message": str(error), "details": details_of(error)}}

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlm_nb.bridge.server import Call, Handler
+from rlm_nb.bridge.server import Call, Handler, details_of
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
 from rlm_nb.errors import BridgeError, KernelDiedError, RLMError
@@ -23,6 +23,8 @@ from rlm_nb.kernel.session import Session
 from rlm_nb.records import JSON, Answer, BridgeCall, CellResult
 
 GONE = "Its variables and imports are gone; the files in the worktree are as they were."
+
+ANEW = "A new kernel was started for this cell."
 
 WAITING_CALLS = ("rlm_query", "llm_query")
 """Calls during which a cell's clock stands still."""
@@ -118,6 +120,15 @@ class KernelClient:
             self._discard()
         return result
 
+    def skip(self, number: int) -> None:
+        """Let the next cell be the one after `number`: those up to it ran in an earlier process, or did not run."""
+        self._count = number
+
+    def forget(self) -> None:
+        """End the kernel process, with its variables; the next cell starts another one."""
+        if self._session is not None:
+            self._discard()
+
     def _revive(self, cancel: Cancellation) -> list[str]:
         """See to it that there is a kernel; what the model must know of it."""
         events = []
@@ -129,7 +140,7 @@ class KernelClient:
                 raise KernelDiedError(f"the kernel ended {self._restarts + 1} times; it is not restarted any more")
             self._restarts += 1
             self._session = self._start(cancel)
-            events.append("A new kernel was started for this cell.")
+            events.append(ANEW)
         return events
 
     def _start(self, cancel: Cancellation) -> Session:
@@ -172,7 +183,7 @@ class KernelClient:
             else:
                 answer = self._handle(call, cancel)
         except RLMError as failure:
-            error = {"type": type(failure).__name__, "message": str(failure)}
+            error = {"type": type(failure).__name__, "message": str(failure), "details": details_of(failure)}
             raise
         finally:
             record = _without_text(answer) if call.name == "output" else valid(answer)

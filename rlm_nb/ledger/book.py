@@ -178,6 +178,15 @@ class Book(_Part):
         self.spent.add_call(cost, usage)
         self.agents.setdefault(payer, Spent()).add_call(cost, usage)
 
+    def count_agent(self, agent: str) -> None:
+        """Count an agent that has started."""
+        self.spent.sandboxes += 1
+        self.agents.setdefault(agent, Spent()).sandboxes += 1
+
+    def under(self, limits: Limits) -> Book:
+        """The same, with other limits."""
+        return self.model_copy(update={"limits": _Limits(**limits.model_dump())})
+
     def bury(self, is_alive: Callable[[int, float], bool]) -> None:
         """Settle for the dead: their calls may have been billed in full, the rest never came about.
 

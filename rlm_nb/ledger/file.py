@@ -6,13 +6,13 @@ import functools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import LedgerError
-from rlm_nb.ledger.book import Book, Kind, Reservation
+from rlm_nb.ledger.book import Book, Kind, Reservation, Spent
 from rlm_nb.ledger.calls import MARGIN_TOKENS, Call, finishing_call, worst_call
 from rlm_nb.ledger.limits import Amount, Limits
 from rlm_nb.ledger.storage import Storage
@@ -84,6 +84,33 @@ class BudgetFile:
                 ledger._storage.write(Book.new(limits, ledger._now()).as_bytes())
         ledger._look()
         return ledger, made
+
+    @classmethod
+    def resume(cls, path: Path, limits: Limits, known: Mapping[str, tuple[int, Usage]]) -> BudgetFile:
+        """The ledger of a run that goes on, with what it has spent, and under these limits from now on.
+
+        Args:
+            path: The budget file.
+            limits: What may be spent in all, by now included.
+            known: What calls took that were answered and not settled, by their leases: money and tokens. Of any other
+                call under way nobody knows; all that it had reserved counts as spent.
+
+        Raises:
+            LedgerError: There is no such file, it is damaged, or a newer version wrote it.
+        """
+        ledger = cls(path)
+        with ledger._storage.locked():
+            book = _parsed(ledger.path, ledger._storage.read())
+            for key, (cost, usage) in known.items():
+                if lease := book.leases.pop(key, None):
+                    book.charge(lease.payer, cost, usage)
+            book.bury(is_alive)
+            ledger._storage.write(book.under(limits).as_bytes())
+        return ledger
+
+    def spent_of(self, agent: str) -> Spent:
+        """What an agent's own calls took so far, and whether it counts as an agent (`sandboxes`)."""
+        return self._look().agents.get(agent, Spent())
 
     def reserve_call(
         self,
@@ -162,7 +189,7 @@ class BudgetFile:
             if opening:
                 with self._changing() as book:
                     book.leases.pop(key, None)
-                    book.spent.sandboxes += 1
+                    book.count_agent(agent)
                 opening = False
 
         try:
@@ -260,7 +287,7 @@ class Lease:
 
     def __init__(self, ledger: BudgetFile, key: str, held: Reservation, price: Price, *, aside: bool) -> None:
         self.max_tokens = held.output_tokens
-        self._ledger, self._key, self._held = ledger, key, held
+        self._ledger, self.key, self._held = ledger, key, held
         self._price, self._aside = price, aside
         self._settled = False
         self._lock = threading.Lock()
@@ -268,7 +295,7 @@ class Lease:
     def lower(self, max_tokens: int) -> None:
         """Ask for a shorter reply than was reserved."""
         with self._ledger._changing() as book:
-            if held := book.leases.get(self._key):
+            if held := book.leases.get(self.key):
                 held.shrink(worst_call(self._price, held.input_tokens, max_tokens))
                 self._held = held
         self.max_tokens = max_tokens
@@ -276,7 +303,7 @@ class Lease:
     def release(self) -> None:
         """Give everything back: the call is not made."""
         with self._ledger._changing() as book:
-            book.leases.pop(self._key, None)
+            book.leases.pop(self.key, None)
         self._settled = True
 
     def settle(self, usage: Usage | None) -> int:
@@ -295,7 +322,7 @@ class Lease:
             if self._settled:
                 raise LedgerError("this call was settled already")
             with self._ledger._changing() as book:
-                if book.leases.pop(self._key, None) is None:
+                if book.leases.pop(self.key, None) is None:
                     cost = self._held.cost  # taken for dead from outside its container, it was charged in full
                 else:
                     book.charge(self._held.payer, cost, usage)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BudgetExceededError
+from rlm_nb.ledger.book import Spent
 from rlm_nb.ledger.file import BudgetFile, Lease
 from rlm_nb.protocols import Price
 from rlm_nb.records import Balance, Usage
@@ -71,6 +72,10 @@ class SharedBudget:
         finally:
             self._purse.release_agent(agent)
 
+    def spent_of(self, agent: str) -> Spent:
+        """See `BudgetFile.spent_of`."""
+        return self._own.spent_of(agent)
+
     def balance(self) -> Balance:
         """What this run has spent and reserved; what is left is the less of what its own limits and the purse leave."""
         own, left = self._own.balance(), self._purse.balance().left_cost
@@ -83,7 +88,7 @@ class SharedLease:
     """A reservation in both (`protocols.CallLease`)."""
 
     def __init__(self, own: Lease, purse: Lease) -> None:
-        self.max_tokens = purse.max_tokens
+        self.max_tokens, self.key = purse.max_tokens, own.key
         self._own, self._purse = own, purse
 
     def settle(self, usage: Usage | None) -> int:

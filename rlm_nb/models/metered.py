@@ -14,11 +14,14 @@ from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import BudgetSettings, TokenPrices
 from rlm_nb.errors import UnknownModelError
 from rlm_nb.protocols import CallLease, Ledger, Listener, Model, Price
-from rlm_nb.records import Charged, Message, Notice, Reply, Request, Usage
+from rlm_nb.records import Charged, Kept, Message, Notice, Reply, Request, Usage
 
 MESSAGE_OVERHEAD = 16
 """Tokens that a provider may add around each message and the system prompt: roles, separators, cache marks."""
 
+
+Keep = Callable[[Kept], None]
+"""Whoever puts a reply on record."""
 
 UNCOUNTED = "does not say how many tokens a call takes: each counts for the most that it can have taken"
 
@@ -35,6 +38,9 @@ class MeteredModel:
         agent: Whose calls these are.
         max_tokens: The longest reply that is asked for, whatever a request says.
         listen: Told of each charge, and of a service that does not count.
+        keep: Given each reply before it is charged, with its request and the reservation's key: who has it on record
+            need not ask again, whatever happens to this process.
+        before: What this agent's calls took in an earlier process of the run.
     """
 
     def __init__(
@@ -45,11 +51,13 @@ class MeteredModel:
         agent: str,
         max_tokens: int,
         listen: Listener = lambda event: None,
+        keep: Keep = lambda kept: None,
+        before: tuple[int, Usage] = (0, Usage()),
     ) -> None:
         self._model, self._ledger, self._price, self._listen = model, ledger, price, listen
-        self._agent, self._max_tokens = agent, max_tokens
+        self._agent, self._max_tokens, self._keep = agent, max_tokens, keep
         self._lock = threading.Lock()
-        self._cost, self._usage, self._calls = 0, Usage(), 0
+        (self._cost, self._usage), self._calls = before, 0
         self._last: _Turn | None = None
         self._has_told = agent != "root"  # whose call is the first of all
 
@@ -114,13 +122,16 @@ class MeteredModel:
             raise
         # Every prompt has tokens: a paid service that counts none has not told us.
         if not (reply.counted and (reply.usage.prompt_tokens or self._is_free())):
-            return self._uncounted(reply, bound, lease)
-        cost = self._settle(lease, reply.usage)
+            return self._uncounted(request, reply, bound, lease, finishing=finishing)
+        try:
+            self._keep(Kept(request, replace(reply, cost=self._price(reply.usage)), lease.key, finishing))
+        finally:
+            cost = self._settle(lease, reply.usage)
         if request.turn > 0 and reply.usage.prompt_tokens:
             self._last = _Turn(request, reply.text, reply.usage)
         return replace(reply, cost=cost)
 
-    def _uncounted(self, reply: Reply, bound: int, lease: CallLease) -> Reply:
+    def _uncounted(self, request: Request, reply: Reply, bound: int, lease: CallLease, *, finishing: bool) -> Reply:
         """Charge all that was reserved: nobody knows what was thought but not said. Where it is free, what was said."""
         if not self._has_told:
             self._has_told = True
@@ -128,7 +139,9 @@ class MeteredModel:
         written = min(_bytes(reply.text), lease.max_tokens) if self._is_free() else lease.max_tokens
         usage = Usage(bound, written)
         cost = self._settle(lease, usage if self._is_free() else None, usage)
-        return replace(reply, usage=usage, cost=cost, counted=False)
+        reply = replace(reply, usage=usage, cost=cost, counted=False)
+        self._keep(Kept(request, reply, lease.key, finishing))
+        return reply
 
     def _settle(self, lease: CallLease, usage: Usage | None, bound: Usage | None = None) -> int:
         cost = lease.settle(usage)

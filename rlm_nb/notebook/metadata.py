@@ -66,6 +66,8 @@ class Head:
         usage: Tokens of its own calls.
         subagents: Those it started itself, in order.
         notices: What a person should know, in order.
+        start: What it began with: `base`, the commit of the run's `ctl.git`, and what else a worktree is made from.
+        settings: The settings in force.
         outcome: How it ended; `None` when it did not.
         patch: What it changed, without the text, which is kept elsewhere.
         started, ended: Seconds since the epoch; `ended` is 0 until it has.
@@ -82,6 +84,8 @@ class Head:
     usage: Usage = field(default_factory=Usage)
     subagents: tuple[Child, ...] = ()
     notices: tuple[str, ...] = ()
+    start: Mapping[str, JSON] = field(default_factory=dict)
+    settings: Mapping[str, JSON] = field(default_factory=dict)
     outcome: Outcome | None = None
     patch: Patch = field(default_factory=Patch)
     started: float = 0.0
@@ -98,10 +102,12 @@ class Recorded(Head):
     """A whole notebook, read back.
 
     Args:
-        iterations: The complete ones, in order; one that was cut short is in the notebook only.
+        iterations: The complete ones, in order.
+        begun: The one that was cut short: its reply is there, not all of its cells have run.
     """
 
     iterations: tuple[Iteration, ...] = ()
+    begun: Iteration | None = None
 
 
 def write_notebook(head: Head) -> dict[str, Any]:
@@ -122,6 +128,8 @@ def write_notebook(head: Head) -> dict[str, Any]:
         "usage": asdict(head.usage),
         "children": [asdict(child) for child in head.subagents],
         "notices": list(head.notices),
+        "start": dict(head.start),
+        "settings": dict(head.settings),
         "outcome": None if head.outcome is None else _write_outcome(head.outcome),
         "patch": {
             "files": list(head.patch.files),
@@ -154,7 +162,9 @@ def front_end() -> dict[str, Any]:
     }
 
 
-def read_notebook(rlm: Mapping[str, Any], iterations: tuple[Iteration, ...]) -> Recorded:
+def read_notebook(
+    rlm: Mapping[str, Any], iterations: tuple[Iteration, ...], begun: Iteration | None = None
+) -> Recorded:
     """The way back from `write_notebook`."""
     context = rlm["context"]
     return Recorded(
@@ -169,6 +179,8 @@ def read_notebook(rlm: Mapping[str, Any], iterations: tuple[Iteration, ...]) -> 
         usage=Usage(**rlm["usage"]),
         subagents=tuple(_read_child(child) for child in rlm["children"]),
         notices=tuple(rlm["notices"]),
+        start=rlm.get("start", {}),
+        settings=rlm.get("settings", {}),
         outcome=None if rlm["outcome"] is None else _read_outcome(rlm["outcome"]),
         patch=Patch(
             files=tuple(rlm["patch"]["files"]),
@@ -179,6 +191,7 @@ def read_notebook(rlm: Mapping[str, Any], iterations: tuple[Iteration, ...]) -> 
         started=rlm["started"],
         ended=rlm["ended"],
         iterations=iterations,
+        begun=begun,
     )
 
 
@@ -192,19 +205,34 @@ def write_iteration(iteration: Iteration, *, complete: bool) -> dict[str, Any]:
         "stop_reason": iteration.reply.stop_reason,
         "model": iteration.reply.model,
         "cost": iteration.reply.cost,
+        "counted": iteration.reply.counted,
         "note": iteration.note,
         "started": iteration.started,
         "ended": iteration.ended,
+        "finishing": iteration.finishing,
         "complete": complete,
     }
 
 
 def read_iteration(agent: str, rlm: Mapping[str, Any], cells: Sequence[CellResult]) -> Iteration:
     """The way back from `write_iteration`."""
-    reply = Reply(rlm["reply"], Usage(**rlm["usage"]), rlm["stop_reason"], rlm["model"], rlm["cost"])
     return Iteration(
-        agent, rlm["number"], rlm["message"], reply, tuple(cells), rlm["note"], rlm["started"], rlm["ended"]
+        agent,
+        rlm["number"],
+        rlm["message"],
+        read_reply({**rlm, "text": rlm["reply"]}),
+        tuple(cells),
+        rlm["note"],
+        rlm["started"],
+        rlm["ended"],
+        rlm.get("finishing", False),
     )
+
+
+def read_reply(rlm: Mapping[str, Any]) -> Reply:
+    """The way back from a reply as a mapping."""
+    usage, counted = Usage(**rlm["usage"]), rlm.get("counted", True)
+    return Reply(rlm["text"], usage, rlm["stop_reason"], rlm["model"], rlm["cost"], counted)
 
 
 def write_result(cell: CellResult, folder: Path) -> dict[str, Any]:
@@ -216,7 +244,7 @@ def write_result(cell: CellResult, folder: Path) -> dict[str, Any]:
         "waited": cell.waited,
         "error": cell.error,
         "events": list(cell.events),
-        "calls": [_write_call(call) for call in cell.calls],
+        "calls": [write_call(call) for call in cell.calls],
         "overflow": None if cell.overflow is None else relative(cell.overflow, folder),
         "final": None if cell.final is None else _write_answer(cell.final),
         "count": cell.number,
@@ -236,7 +264,7 @@ def read_result(node: Mapping[str, Any], folder: Path) -> CellResult:
         waited=rlm["waited"],
         error=rlm["error"],
         events=tuple(rlm["events"]),
-        calls=tuple(_read_call(call) for call in rlm["calls"]),
+        calls=tuple(read_call(call) for call in rlm["calls"]),
         overflow=None if rlm["overflow"] is None else folder / rlm["overflow"],
         final=None if rlm["final"] is None else _read_answer(rlm["final"]),
         number=rlm.get("count", 0),
@@ -270,11 +298,13 @@ def _write_outcome(outcome: Outcome) -> dict[str, Any]:
         "answer": _write_answer(outcome.answer),
         "source": outcome.source,
         "stop_reason": outcome.stop_reason,
+        "stopped": outcome.stopped,
     }
 
 
 def _read_outcome(rlm: Mapping[str, Any]) -> Outcome:
-    return Outcome(rlm["status"], _read_answer(rlm["answer"]), rlm["source"], rlm["stop_reason"])
+    answer = _read_answer(rlm["answer"])
+    return Outcome(rlm["status"], answer, rlm["source"], rlm["stop_reason"], rlm.get("stopped", False))
 
 
 def _write_answer(answer: Answer) -> dict[str, Any]:
@@ -291,7 +321,8 @@ def _read_answer(rlm: Mapping[str, Any]) -> Answer:
     return Answer(value, Answer.of(value).text if rlm["text"] is None else rlm["text"], rlm["type"])
 
 
-def _write_call(call: BridgeCall) -> dict[str, Any]:
+def write_call(call: BridgeCall) -> dict[str, Any]:
+    """What a cell asked, and what it was answered."""
     return {
         "name": call.name,
         "arguments": _pack(dict(call.arguments)),
@@ -303,7 +334,8 @@ def _write_call(call: BridgeCall) -> dict[str, Any]:
     }
 
 
-def _read_call(rlm: Mapping[str, Any]) -> BridgeCall:
+def read_call(rlm: Mapping[str, Any]) -> BridgeCall:
+    """The way back from `write_call`."""
     arguments, answer = json.loads(rlm["arguments"]), json.loads(rlm["answer"])
     return BridgeCall(rlm["name"], arguments, answer, rlm["error"], rlm["key"], rlm["started"], rlm["ended"])
 

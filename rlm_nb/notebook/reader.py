@@ -56,7 +56,8 @@ def read(path: Path) -> Recorded:
     except DAMAGE as error:
         raise NotebookError(f"{path}: is damaged: {error}") from error
     try:
-        return _checked(read_notebook(rlm, _iterations(rlm["agent"], notebook["cells"], path.parent)))
+        iterations, begun = _iterations(rlm["agent"], notebook["cells"], path.parent)
+        return _checked(read_notebook(rlm, iterations, begun))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"]))
@@ -65,7 +66,14 @@ def read(path: Path) -> Recorded:
         raise NotebookError(f"{path}: the record in this notebook is damaged: {error!r}") from error
 
 
-def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[Iteration, ...]:
+def read_cells(path: Path) -> list[Node]:
+    """The cells of an agent's notebook as they stand in it. Raises `NotebookError`."""
+    cells: list[Node] = _notebook(path, _bytes(path))["cells"]
+    return cells
+
+
+def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[tuple[Iteration, ...], Iteration | None]:
+    """The complete ones, and the last one where that is not complete."""
     begun: dict[int, dict[str, Any]] = {}
     cells: dict[int, list[CellResult]] = {}
     for node in nodes:
@@ -74,7 +82,9 @@ def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[Iterat
             begun[rlm["number"]] = rlm
         elif node["cell_type"] == "code" and rlm.get("status", WAITING[0]) not in WAITING:
             cells.setdefault(rlm["number"], []).append(read_result(node, folder))
-    return tuple(read_iteration(agent, rlm, cells.get(number, ())) for number, rlm in begun.items() if rlm["complete"])
+    read = [(rlm["complete"], read_iteration(agent, rlm, cells.get(number, ()))) for number, rlm in begun.items()]
+    unfinished = read[-1][1] if read and not read[-1][0] else None
+    return tuple(iteration for complete, iteration in read if complete), unfinished
 
 
 def _checked(recorded: Recorded) -> Recorded:

@@ -6,13 +6,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
 from rlm_nb.notebook.document import Document
+from rlm_nb.notebook.journal import Journal
 from rlm_nb.notebook.metadata import Child, Head, Node, relative, write_notebook
+from rlm_nb.notebook.reader import read, read_cells
+from rlm_nb.notebook.replay_cell import replay_cell
 from rlm_nb.notebook.wording import first_line
 from rlm_nb.records import (
     JSON,
@@ -20,15 +24,20 @@ from rlm_nb.records import (
     AgentResult,
     AgentStarted,
     Asked,
+    BridgeCall,
     CellOutput,
+    CellResult,
     CellStarted,
     Charged,
     Event,
     Iterated,
     Iteration,
+    Kept,
     Notice,
+    Patch,
     Replied,
     Task,
+    Usage,
 )
 
 NOTICES = 100
@@ -38,8 +47,8 @@ NOTICES = 100
 class Recorder:
     """One agent's notebook while it grows; `open` makes one. Its `listen` is a `protocols.Listener`."""
 
-    def __init__(self, document: Document, head: Head) -> None:
-        self._document = document
+    def __init__(self, document: Document, head: Head, journal: Journal) -> None:
+        self._document, self._journal = document, journal
         self._folder = document.path.parent
         self._head = head
         self._code: dict[int, tuple[str, ...]] = {}
@@ -51,7 +60,15 @@ class Recorder:
     @classmethod
     @contextmanager
     def open(
-        cls, path: Path, *, task: Task, system: str, about: Mapping[str, JSON], parent: str | None
+        cls,
+        path: Path,
+        *,
+        task: Task,
+        system: str,
+        about: Mapping[str, JSON],
+        parent: str | None,
+        start: Mapping[str, JSON] = MappingProxyType({}),
+        settings: Mapping[str, JSON] = MappingProxyType({}),
     ) -> Iterator[Recorder]:
         """Start the notebook of an agent, and save what is left when the block ends.
 
@@ -61,20 +78,69 @@ class Recorder:
             system: Its system prompt.
             about: What else should be kept, shown as a table.
             parent: A link to the cell that started it, `root.ipynb#cell-id=it-002-code-1`; `None` for the root.
+            start: What its worktree is made from.
+            settings: The settings in force.
 
         Raises:
             RunFolderError: There is a notebook already, or it cannot be written.
         """
         if path.exists():
             raise RunFolderError(f"{path}: already holds the record of an agent; choose another folder")
+        head = Head(
+            task=task,
+            system=system,
+            about=about,
+            parent=parent,
+            start=start,
+            settings=settings,
+            started=time.time(),
+        )
         document = Document(path)
-        recorder = cls(document, Head(task=task, system=system, about=about, parent=parent, started=time.time()))
-        document.save()
-        with document.saving():
-            try:
+        with Journal(path) as journal:
+            recorder = cls(document, head, journal)
+            document.put(replay_cell(path.name, str(about.get("run", path.absolute().parent.name))))
+            with recorder._writing():
                 yield recorder
+
+    @classmethod
+    @contextmanager
+    def resume(cls, path: Path, *, cost: int, usage: Usage, notice: str) -> Iterator[Recorder]:
+        """Go on with the notebook of an agent that had not ended, or had not ended well.
+
+        Its iterations stay as they are; one that is recorded again takes the place of what there is of it.
+
+        Args:
+            path: The notebook.
+            cost: Micro-dollars that the agent's own calls took so far.
+            usage: Their tokens.
+            notice: What a person should know of this, in one sentence.
+
+        Raises:
+            NotebookError: It cannot be read.
+            RunFolderError: It cannot be written.
+        """
+        recorded = read(path)
+        before = {field.name: getattr(recorded, field.name) for field in fields(Head)}
+        notices = (*recorded.notices, notice)[-NOTICES:]
+        now = {"state": "running", "outcome": None, "patch": Patch(), "ended": 0.0, "total_cost": 0}
+        head = Head(**{**before, **now, "cost": cost, "usage": usage, "notices": notices})
+        document = Document(path)
+        for node in read_cells(path):
+            if node["id"] != layout.FINAL:
+                document.put(node)
+        with Journal(path) as journal:
+            recorder = cls(document, head, journal)
+            with recorder._writing():
+                yield recorder
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._document.save()
+        with self._document.saving():
+            try:
+                yield
             finally:
-                recorder._leave()
+                self._leave()
 
     def listen(self, event: Event) -> None:
         """Record an event of this agent, or of a sub-agent that it started; all others are somebody else's.
@@ -96,9 +162,27 @@ class Recorder:
             return
         if own and isinstance(event, Replied | Iterated):
             self._document.save()
+            if isinstance(event, Iterated) and not _may_go_on(event.iteration):
+                self._journal.clear()
         elif own and isinstance(event, Asked):
             self._document.insist()  # before the next reply is paid for
         self._document.save_soon()
+
+    def keep(self, kept: Kept) -> None:
+        """Put a reply on record at once; see `models.metered.MeteredModel`.
+
+        Raises:
+            RunFolderError: The disk refused.
+        """
+        self._journal.keep(kept, self._running)
+
+    def called(self, call: BridgeCall) -> None:
+        """Put what the running cell was answered on record at once.
+
+        Raises:
+            RunFolderError: The disk refused.
+        """
+        self._journal.called(call, self._running)
 
     def here(self) -> str:
         """A link to the cell that is running, for the notebooks of the sub-agents that it starts."""
@@ -129,6 +213,8 @@ class Recorder:
             self._document.put(layout.final(result.outcome, result.patch))
             self._state_head()
         self._document.save()
+        if not result.outcome.stopped:
+            self._journal.clear()
 
     def _record(self, event: Event) -> None:
         before = self._head
@@ -137,7 +223,7 @@ class Recorder:
                 self._head = replace(self._head, turn=number)
             case Replied(number=number, message=message, reply=reply, code=code):
                 self._code = {number: code}
-                begun = Iteration(event.agent, number, message, reply)
+                begun = Iteration(event.agent, number, message, reply, finishing=event.finishing)
                 self._document.put(self._think(begun, code, complete=False))
                 for index, source in enumerate(code, 1):
                     self._document.put(layout.waiting(number, index, source, "pending"))
@@ -177,7 +263,7 @@ class Recorder:
             name = layout.code_id(number, index)
             # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
             outputs = self._document[name]["outputs"] if name in self._late else cell.outputs
-            self._document.put(layout.ran(number, index, cell, self._folder, outputs))
+            self._document.put(_running_again(layout.ran(number, index, cell, self._folder, outputs), cell))
         for index in range(len(iteration.cells) + 1, len(code) + 1):
             self._document.put(layout.waiting(number, index, code[index - 1], "skipped"))
         self._running = ""
@@ -220,6 +306,19 @@ class Recorder:
     def _state_head(self) -> None:
         head = self._head
         self._document.describe(lambda: (layout.head(head), write_notebook(head)))
+
+
+def _running_again(node: Node, cell: CellResult) -> Node:
+    """The cell; one that raised does not keep those below it from running, when all are run again."""
+    if cell.status != "error":
+        return node
+    metadata = node["metadata"]
+    return {**node, "metadata": {**metadata, "tags": [*metadata["tags"], "raises-exception"]}}
+
+
+def _may_go_on(iteration: Iteration) -> bool:
+    """Whether its last cell was stopped with the run, and is run again when that goes on."""
+    return bool(iteration.cells) and iteration.cells[-1].status == "interrupted"
 
 
 def _place(child: Child) -> list[int]:

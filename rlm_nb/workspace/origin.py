@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
-from rlm_nb.errors import SourceError
+from rlm_nb.errors import RunFolderError, SourceError
+from rlm_nb.records import JSON
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
 from rlm_nb.workspace.git import Git
@@ -79,6 +82,44 @@ class Start:
     absent: frozenset[bytes] = frozenset()
     notices: tuple[str, ...] = ()
     tree: Tree = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, JSON]:
+        """What of it is put on record; the rest is told by the commit."""
+        return {
+            "base": self.base,
+            "head": self.head,
+            "origin": self.origin,
+            "top": None if self.top is None else str(self.top),
+            "subfolder": str(self.subfolder),
+            "algorithm": self.algorithm,
+            "absent": sorted(quote(path) for path in self.absent),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], ctl: Path) -> Start:
+        """The way back.
+
+        Args:
+            record: What was put on record.
+            ctl: The repository that holds the commit.
+
+        Raises:
+            RunFolderError: This is no such record.
+            GitError: The commit cannot be read.
+        """
+        try:
+            found = cls(
+                base=str(record["base"]),
+                head=str(record["head"]),
+                origin=str(record["origin"]),
+                top=None if record["top"] is None else Path(record["top"]),
+                subfolder=PurePosixPath(record["subfolder"]),
+                algorithm=str(record["algorithm"]),
+                absent=frozenset(unquote_to_bytes(path) for path in record["absent"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{ctl.parent}: nothing says what its agents started from: {error!r}") from error
+        return replace(found, tree=tree_of(git.controlled(ctl), found.base))
 
 
 def start(wish: Wish, ctl: Path, cancel: Cancellation | None = None) -> Start:

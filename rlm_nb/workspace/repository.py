@@ -12,6 +12,7 @@ from pathlib import Path
 from rlm_nb.errors import GitError
 from rlm_nb.workspace import git
 from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.scratch import remove_tree, scratch
 from rlm_nb.workspace.snapshot import Tree
 
 RAW = "* -text -crlf !eol -filter -ident -working-tree-encoding !diff !merge\n"
@@ -64,6 +65,26 @@ def make(
     """
     git.controlled(folder).run("init", "--bare", "--quiet", "--template=", f"--object-format={algorithm}")
     _furnish(folder, objects, excludes, shallow)
+
+
+OURS = frozenset({"HEAD", "config", "info", "objects", "packed-refs", "refs", "shallow"})
+"""What a repository of ours has in it."""
+
+
+def renew(ctl: Path, algorithm: str) -> None:
+    """Make a repository as trustworthy as a new one, after agents could reach it: its commits stay, its settings go.
+
+    Raises:
+        GitError: Something in it is neither a file nor a folder.
+    """
+    check(ctl)
+    with scratch() as place:
+        make(place / "git", algorithm)
+        (ctl / "config").write_bytes((place / "git/config").read_bytes())
+    (ctl / "info/attributes").write_text(RAW)
+    for entry in list(ctl.iterdir()):
+        if entry.name not in OURS:
+            remove_tree(entry)
 
 
 def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes | None) -> None:

@@ -10,13 +10,16 @@ The user's repository is only read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
-from rlm_nb.workspace import git, origin, repository
+from rlm_nb.errors import RunFolderError
+from rlm_nb.records import JSON, Patch
+from rlm_nb.workspace import git, origin, patch, repository
 from rlm_nb.workspace.scratch import remove_tree
 from rlm_nb.workspace.snapshot import Tree, tree_of
 from rlm_nb.workspace.worktree import Worktree, writing
@@ -82,6 +85,30 @@ class Source:
                 raise
         yield source
 
+    @classmethod
+    def reopen(cls, run_folder: Path, record: Mapping[str, Any], settings: WorkspaceSettings | None = None) -> Source:
+        """What a recorded run works on, for one that goes on, or whose cells run again.
+
+        Args:
+            run_folder: The folder of the run.
+            record: What `as_json` gave.
+            settings: What is taken from worktrees.
+
+        Raises:
+            RunFolderError: The run has no such repository, or this is no such record.
+            GitError: The start cannot be read: the repository that its objects are borrowed from may be gone.
+        """
+        ctl = run_folder.resolve() / "ctl.git"
+        if ctl.is_symlink() or not ctl.is_dir():
+            raise RunFolderError(f"{run_folder} has no ctl.git: the files that its agents began with are gone")
+        with writing(ctl):
+            repository.renew(ctl, "sha256" if len(str(record.get("base", ""))) == 64 else "sha1")
+        return cls(ctl, origin.Start.from_json(record, ctl), settings or WorkspaceSettings())
+
+    def as_json(self) -> dict[str, JSON]:
+        """What is put on record of it."""
+        return self._start.as_json()
+
     @property
     def base(self) -> str:
         """The commit in `ctl.git` that holds the state that the run starts from."""
@@ -112,9 +139,28 @@ class Source:
         """What the user should know about the start, in sentences."""
         return self._start.notices
 
+    def last(self, agent: str) -> str | None:
+        """The commit that holds the last state of an agent's files that was kept; `None` when none was."""
+        ref = f"refs/rlm/{agent}"
+        ended = git.controlled(self.ctl).attempt("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        return ended.out.decode().strip() if ended.code == 0 else None
+
+    def patch(self, recorded: Patch) -> Patch:
+        """A patch of a recorded agent, with its text. Raises `GitError`."""
+        if not recorded.files:
+            return recorded
+        ours, largest = git.controlled(self.ctl), self._settings.max_file_size
+        return patch.between(ours, recorded.base, recorded.commit, recorded.notes, largest=largest)
+
     @contextmanager
     def checkout(
-        self, agent: str, folder: Path, base: str | None = None, cancel: Cancellation | None = None
+        self,
+        agent: str,
+        folder: Path,
+        base: str | None = None,
+        cancel: Cancellation | None = None,
+        *,
+        after: str | None = None,
     ) -> Iterator[Worktree]:
         """Give an agent a worktree, `folder/work`, with a private repository behind it, `folder/git`.
 
@@ -126,6 +172,7 @@ class Source:
             folder: An empty folder that only its owner can enter.
             base: The commit in `ctl.git` to start from; the run's own start when there is none.
             cancel: Ends the writing of the files.
+            after: The commit that holds the last state of an earlier worktree of this agent: later ones follow it.
 
         Raises:
             GitError: Git could not write it: the disk is full, a partial clone lacks a file, or somebody has tampered
@@ -139,6 +186,8 @@ class Source:
             worktree = Worktree(
                 self.ctl, agent, folder / "work", base, tree, self._start, self._settings, self._remember
             )
+            if after is not None:
+                worktree.follow(after, self._tree(after, cancel))
         try:
             yield worktree
         finally:

@@ -75,6 +75,10 @@ class Worktree:
             self._observer.trust(root, tree)
         self.workdir = _nearest_folder(path, start.subfolder)
 
+    def follow(self, commit: str, tree: Tree) -> None:
+        """Let the next snapshot be a commit on top of this one, which was made by an agent of the same name."""
+        self._last, self._tree = commit, tree
+
     def snapshot(self, message: str, cancel: Cancellation | None = None) -> str:
         """Keep the present state as a commit of `ctl.git`, held by the ref `refs/rlm/<agent>`; returns its id.
 

@@ -65,14 +65,21 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
         recorder.listen(Iterated("root", Iteration("root", 1, "Begin.", reply, cells, started=1e9, ended=1e9 + 3)))
         recorder.finish(Chance(0).result(path))
     notebook = check(path)
-    assert [cell.id for cell in notebook.cells] == ["head", "it-001-think", "it-001-code-1", "it-001-code-2", "final"]
-    tags = [["rlm-head"], ["rlm-think"], ["rlm-code"], ["rlm-skipped"], ["rlm-final"]]
+    assert [cell.id for cell in notebook.cells] == [
+        "head",
+        "replay",
+        "it-001-think",
+        "it-001-code-1",
+        "it-001-code-2",
+        "final",
+    ]
+    tags = [["rlm-head"], ["rlm-replay"], ["rlm-think"], ["rlm-code"], ["rlm-skipped"], ["rlm-final"]]
     assert [cell.metadata.tags for cell in notebook.cells] == tags
     assert not any(cell.metadata.editable for cell in notebook.cells)
     think = "## Iteration 1\n\n*10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
-    assert notebook.cells[1].source == think
-    assert notebook.cells[2].outputs[0].text == "a.py\n"
-    assert notebook.cells[2].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"
+    assert notebook.cells[2].source == think
+    assert notebook.cells[3].outputs[0].text == "a.py\n"
+    assert notebook.cells[3].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.language_info.file_extension == ".py"
     assert path.read_text().count("Be brief.") == 1
@@ -127,7 +134,7 @@ def test_what_a_cell_prints_is_on_disk_while_it_runs(tmp_path: Path) -> None:
             saves.add(path.stat().st_mtime_ns)
         assert 2 <= len(saves) <= 3
         wait_until(lambda: f"line {step}" in path.read_text())
-        cell = check(path).cells[2]
+        cell = check(path).cells[3]
         assert cell.metadata.rlm.status == "running"
         assert read(path).iterations == ()
 

@@ -1,0 +1,217 @@
+"""What the folder of a run still knows of each of its agents, wherever the run was broken off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlm_nb.errors import RunFolderError
+from rlm_nb.notebook.journal import Entries, journal_of, read_journal
+from rlm_nb.notebook.layout import code_id
+from rlm_nb.notebook.metadata import Recorded
+from rlm_nb.notebook.reader import read
+from rlm_nb.records import (
+    AgentResult,
+    Answer,
+    BridgeCall,
+    CellResult,
+    Iteration,
+    Kept,
+    Outcome,
+    Usage,
+)
+
+NEVER_ENDED = Outcome(
+    "error", Answer.of("It was broken off, and nobody asked for it again."), "none", "It never ended."
+)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """One agent, as far as it had come.
+
+    Args:
+        notebook: Its notebook.
+        recorded: What that holds.
+        iterations: The complete ones.
+        begun: One whose reply is there, and whose cells are still to be run, from the first one that is not in it.
+        calls: What the first of those had been answered.
+        replies: What models had answered it, of a batch that was not answered as a whole.
+        agents: The sub-agents that it had started, and not heard of: their tasks by their numbers.
+        children: The notebooks of all others, by their numbers.
+    """
+
+    notebook: Path
+    recorded: Recorded
+    iterations: tuple[Iteration, ...]
+    begun: Iteration | None
+    calls: tuple[BridgeCall, ...]
+    replies: tuple[Kept, ...]
+    agents: Mapping[int, str]
+    children: Mapping[int, Path]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it came to an end of its own, good or bad."""
+        return self.recorded.outcome is not None and not self.recorded.outcome.stopped
+
+    @property
+    def needs_nothing(self) -> bool:
+        """Whether it is done: a sub-agent that has ended, or a root that has completed its task."""
+        outcome = self.recorded.outcome
+        return (
+            outcome is not None and self.has_ended and (self.recorded.task.depth > 0 or outcome.status == "completed")
+        )
+
+    @property
+    def base(self) -> str:
+        """The commit that its worktree started from. Raises `RunFolderError`."""
+        base = self.recorded.start.get("base")
+        if not isinstance(base, str) or not base:
+            raise RunFolderError(f"{self.notebook}: does not say what it started from: an older version recorded it")
+        return base
+
+    @property
+    def end(self) -> str:
+        """The commit that holds the files as it left them; empty when it has not ended, or is to run a cell again."""
+        return self.recorded.patch.commit if self.recorded.outcome is not None and self.begun is None else ""
+
+    @property
+    def cells(self) -> list[CellResult]:
+        """All that have run, in order."""
+        iterations = [*self.iterations, *([self.begun] if self.begun else [])]
+        return [cell for iteration in iterations for cell in iteration.cells]
+
+    @property
+    def highest(self) -> int:
+        """The highest number of a sub-agent of it."""
+        return max([0, *self.agents, *self.children])
+
+
+def recall(notebook: Path) -> Recalled:
+    """What is known of the agent with this notebook.
+
+    Raises:
+        NotebookError: It cannot be read.
+        RunFolderError: The journal beside it cannot.
+    """
+    recorded, entries = read(notebook), read_journal(notebook)
+    iterations, begun = recorded.iterations, recorded.begun
+    if begun is None:
+        begun = _only_in_the_journal(recorded, entries)
+    if begun is None and iterations and _is_to_run_again(recorded):
+        *before, last = iterations
+        iterations, begun = tuple(before), replace(last, cells=last.cells[:-1])
+    cell = code_id(begun.number, len(begun.cells) + 1) if begun else ""
+    calls = tuple(call for place, call in entries.calls if cell and place == cell)
+    replies = [kept for place, kept in entries.asides if cell and place == cell]
+    children = _children(notebook)
+    agents = _unheard_of(notebook, cell, children, calls) if cell else {}
+    return Recalled(
+        notebook,
+        recorded,
+        iterations,
+        begun,
+        calls,
+        tuple(_unheard(replies, calls)),
+        agents,
+        {number: path for number, path in children.items() if number not in agents},
+    )
+
+
+def _only_in_the_journal(recorded: Recorded, entries: Entries) -> Iteration | None:
+    """The turn whose reply had come, and had not reached the notebook."""
+    following = recorded.iterations[-1].number + 1 if recorded.iterations else 1
+    for kept in entries.turns:
+        if kept.request.turn == following:
+            message = kept.request.messages[-1].content
+            return Iteration(recorded.task.agent, following, message, kept.reply, finishing=kept.finishing)
+    return None
+
+
+def _is_to_run_again(recorded: Recorded) -> bool:
+    """Whether its last cell was stopped with the run, rather than for a limit of its own."""
+    cells = recorded.iterations[-1].cells
+    stopped = recorded.outcome is None or recorded.outcome.stopped
+    return stopped and bool(cells) and cells[-1].status == "interrupted"
+
+
+def _children(notebook: Path) -> dict[int, Path]:
+    """The notebooks of an agent's sub-agents, by their numbers."""
+    pattern = re.compile(re.escape(notebook.stem) + r"\.([1-9][0-9]{0,8})")
+    found = {int(match[1]): path for path in notebook.parent.glob("*.ipynb") if (match := pattern.fullmatch(path.stem))}
+    return dict(sorted(found.items()))
+
+
+def _unheard_of(notebook: Path, cell: str, children: Mapping[int, Path], calls: Sequence[BridgeCall]) -> dict[int, str]:
+    """The sub-agents that a cell had started, and that none of its answered calls is about."""
+    place = f"{notebook.name}#cell-id={cell}"
+    recorded = {number: read(path) for number, path in children.items()}
+    waiting = {number: child.task.prompt for number, child in recorded.items() if child.parent == place}
+    for call in calls:
+        if call.name != "rlm_query":
+            continue
+        heard = {str(result.get("agent")) for result in call.answer or ()}
+        for number in [number for number in waiting if f"{notebook.stem}.{number}" in heard]:
+            del waiting[number]
+        if call.error is not None:  # its only task failed; the error does not say in whose hands
+            prompt = next(iter(call.arguments.get("tasks", ())), None)
+            for number in [number for number, task in waiting.items() if task == prompt][:1]:
+                del waiting[number]
+    return waiting
+
+
+def _unheard(replies: list[Kept], calls: Sequence[BridgeCall]) -> list[Kept]:
+    """The replies that none of the answered calls has brought to the cell."""
+    for call in calls:
+        if call.name == "llm_query":
+            for prompt in call.arguments.get("prompts", ()):
+                for kept in replies:
+                    if kept.request.messages[-1].content == prompt:
+                        replies.remove(kept)
+                        break
+    return replies
+
+
+def result_of(recalled: Recalled, patch_text: str) -> AgentResult:
+    """What an agent left that had ended before, with everything below it.
+
+    Args:
+        recalled: The agent.
+        patch_text: Its edits, which the notebook does not hold.
+    """
+    recorded = recalled.recorded
+    children = tuple(result_of(recall(path), "") for path in recalled.children.values())
+    return AgentResult(
+        agent=recorded.task.agent,
+        outcome=recorded.outcome or NEVER_ENDED,
+        patch=replace(recorded.patch, text=patch_text),
+        notebook=recalled.notebook,
+        cost=recorded.cost,
+        total_cost=recorded.total_cost or recorded.cost + sum(child.total_cost for child in children),
+        usage=recorded.usage,
+        iterations=len(recalled.iterations),
+        children=children,
+        started=recorded.started,
+        ended=recorded.ended,
+        task=recorded.task.prompt,
+    )
+
+
+def unsettled(folder: Path) -> dict[str, tuple[int, Usage]]:
+    """What the calls took that a run's agents have the replies of, by their reservations: money and tokens."""
+    known = {}
+    for notebook in _notebooks(folder):
+        entries = read_journal(notebook)
+        for kept in (*entries.turns, *(kept for _, kept in entries.asides)):
+            if kept.lease and kept.reply.counted:
+                known[kept.lease] = (kept.reply.cost, kept.reply.usage)
+    return known
+
+
+def _notebooks(folder: Path) -> Iterator[Path]:
+    for path in folder.glob("root*.ipynb"):
+        if journal_of(path).is_file():
+            yield path

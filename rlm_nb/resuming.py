@@ -1,0 +1,121 @@
+"""Goes on with a recorded run: from where it was broken off, or from an earlier iteration as a new run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import SecretStr, ValidationError
+
+from rlm_nb.audience import Audience, ignore
+from rlm_nb.budgeting import open_ledger
+from rlm_nb.cancellation import Cancellation, within
+from rlm_nb.config import Config, load
+from rlm_nb.controller import Recorded, Run
+from rlm_nb.errors import ConfigError, RunFolderError
+from rlm_nb.kernel.launch import Launcher
+from rlm_nb.models import get_model
+from rlm_nb.models.metered import price_for
+from rlm_nb.protocols import Listener, Model
+from rlm_nb.recalling import unsettled
+from rlm_nb.records import Notice, Task
+from rlm_nb.run_folder import goes_on, state_of
+from rlm_nb.surroundings import readable
+from rlm_nb.workspace.scratch import remove_abandoned
+from rlm_nb.workspace.source import Source
+
+
+@contextmanager
+def resume(
+    folder: Path,
+    config: Config,
+    *,
+    secrets: Mapping[str, SecretStr] | None = None,
+    listen: Listener = ignore,
+    cancel: Cancellation | None = None,
+    model: Model | None = None,
+    said: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
+    """Go on with a run that was killed, stopped, or ended by a limit, in its own folder.
+
+    Kernels are built anew by running the recorded cells again, with the answers that they got; what was finished, and
+    what was answered, is not paid for a second time. Time counts anew, all else from where it stood.
+
+    Args:
+        folder: The run's folder.
+        config: The settings; see `settings_of`.
+        secrets, listen, cancel, model: See `controller.run`.
+        said: What a person says to agents, by their paths in the tree.
+
+    Raises:
+        RunFolderError: The run goes on, or has completed its task, or its folder is none.
+        RLMError: What else keeps it from going on; nothing of the record is lost.
+    """
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
+        folder = folder.absolute()
+        state = state_of(folder)
+        if goes_on(folder):
+            raise RunFolderError(f"the run {folder.name} has not ended: there is nothing to resume")
+        if state.status == "completed":
+            raise RunFolderError(
+                f"the run {folder.name} has completed its task; `rlm-nb fork` goes on from a part of it"
+            )
+        model = model or get_model(config, secrets or {})
+        price = price_for(model, config.budget)
+        context = readable(state.context) if state.context is not None else None
+        cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
+        audience = Audience(listen, cancel)
+        stack.callback(audience.check)
+        remove_abandoned()
+        source = Source.reopen(folder, state.start, config.workspace)
+        ledger = open_ledger(config, folder, audience, unsettled(folder))
+        notice = f"It was broken off ({state.how}), and goes on since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        audience(Notice("root", notice))
+        yield stack.enter_context(
+            Run(
+                task=Task(state.task, context=context),
+                folder=folder,
+                config=config,
+                source=source,
+                model=model,
+                price=price,
+                ledger=ledger,
+                launcher=launcher,
+                listen=audience,
+                cancel=cancel,
+                recorded=Recorded(notice, said or {}),
+            )
+        )
+
+
+def settings_of(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The settings that a run had, save those that flags set.
+
+    A login in `model.base_url` is in no record: it is taken from where settings are read now.
+
+    Raises:
+        ConfigError: They cannot be read, or a flag has a wrong value.
+    """
+    path = folder / "config.yaml"
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for section, settings in flags.items():
+            given = {name: value for name, value in settings.items() if value is not None}
+            values[section] = {**values.get(section, {}), **given}
+        config = Config.model_validate(values)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: these are no settings: {error}") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ConfigError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+    now = load().model
+    if config.model.base_url and now.base_url and now.model_dump(mode="json")["base_url"] == config.model.base_url:
+        return config.model_copy(update={"model": config.model.model_copy(update={"base_url": now.base_url})})
+    return config
