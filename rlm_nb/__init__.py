@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlm_nb.controller import Run, RunResult, open_run, run
     from rlm_nb.errors import RLMError
     from rlm_nb.records import AgentResult, Answer, Iteration
+    from rlm_nb.replaying.run_all import replay
     from rlm_nb.tasks import (
         BudgetExceededError,
         Context,
@@ -79,6 +80,7 @@ __all__ = [
     "load_config",
     "open_run",
     "partial",
+    "replay",
     "run",
     "run_task",
     "secrets",
@@ -118,6 +120,7 @@ _HOMES = {
     "load_config": "config",
     "open_run": "controller",
     "partial": "tasks",
+    "replay": "replaying.run_all",
     "run": "controller",
     "run_task": "tasks",
     "secrets": "config",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from rlm_nb.agent import view
 from rlm_nb.agent.transcript import Transcript
@@ -152,16 +153,19 @@ class Compared:
     before: CellResult
     now: CellResult | None
 
-    def difference(self) -> str | None:
-        """What a model has to know of it, in a sentence; `None` when all is as it was."""
-        number = self.before.number
+    def difference(self, *, to: Literal["model", "person"] = "model") -> str | None:
+        """What there is to know of it, in a sentence; `None` when all is as it was."""
+        cell = f"Cell {self.before.number}" if to == "model" else "the cell"
         if self.now is None:
             how = NOT_AGAIN[self.before.status]
-            return f"Cell {number} {how} then, and was not run again: what it had set or written is missing."
+            lost = ": what it had set or written is missing" if to == "model" else ""
+            return f"{cell} {how} then, and was not run again{lost}."
         if self.now.status != self.before.status:
-            return f"Cell {number} ended with {_how(self.before)} then, and with {_how(self.now)} now."
+            return f"{cell} ended with {_how(self.before)} then, and with {_how(self.now)} now."
+        if _given(self.before) != _given(self.now):
+            return f"{cell} gave to FINAL something else than then."
         if plain_outputs(self.before.outputs) != plain_outputs(self.now.outputs):
-            return f"The output of cell {number} is not what you were shown."
+            return f"{cell} put out something else than what was shown then."
         return None
 
 
@@ -289,6 +293,10 @@ def _steady(text: str) -> str:
     for pattern, word in CHANGING.items():
         text = re.sub(pattern, word, text)
     return text
+
+
+def _given(cell: CellResult) -> str | None:
+    return _steady(cell.final.text) if cell.final else None
 
 
 def _how(cell: CellResult) -> str:

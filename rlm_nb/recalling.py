@@ -85,6 +85,16 @@ class Recalled:
         return [cell for iteration in iterations for cell in iteration.cells]
 
     @property
+    def ids(self) -> dict[int, str]:
+        """The ids of its cells in the notebook, by their numbers."""
+        iterations = [*self.iterations, *([self.begun] if self.begun else [])]
+        return {
+            cell.number: code_id(iteration.number, index)
+            for iteration in iterations
+            for index, cell in enumerate(iteration.cells, 1)
+        }
+
+    @property
     def highest(self) -> int:
         """The highest number of a sub-agent of it."""
         return max([0, *self.agents, *self.children])

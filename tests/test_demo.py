@@ -148,6 +148,14 @@ def test_it_says_what_is_real_and_where_to_look(demo: Demo) -> None:
     assert said.stdout.replace(f"{where}/", f"{demo.run}/").strip() == as_text(demo.tree)
 
 
+def test_it_runs_again_and_all_comes_out_as_before(demo: Demo) -> None:
+    """Every agent's cells, with recorded answers: `rlm-nb replay --check` finds nothing."""
+    command = [sys.executable, "-m", "rlm_nb", "replay", "last", "--check"]
+    done = subprocess.run(command, cwd=demo.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr + done.stdout
+    assert done.stderr.count("all came out as before") == len(everyone(demo.tree))
+
+
 def test_the_readme_shows_what_it_prints(demo: Demo) -> None:
     """Line by line, but for what is another at each run and the order in which the sub-agents started."""
     printed = steady(demo.printed)

@@ -30,6 +30,8 @@ def app() -> typer.Typer:
     from rlm_nb.cli.clean import clean
     from rlm_nb.cli.diff import diff
     from rlm_nb.cli.init import init
+    from rlm_nb.cli.replay import replay
+    from rlm_nb.cli.resume import resume
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.task import task
     from rlm_nb.cli.tree import tree
@@ -50,6 +52,8 @@ def app() -> typer.Typer:
         """Agents whose REPL is a real IPython kernel and whose run is a real notebook."""
 
     commands.command(epilog=EXIT_CODES)(run)
+    commands.command(epilog=EXIT_CODES)(resume)
+    commands.command()(replay)
     commands.command()(tree)
     commands.command()(diff)
     commands.command()(apply)

@@ -150,7 +150,7 @@ def run(
             ) as opened:
                 if apply and opened.source.top is None:
                     raise SourceError(f"{opened.source.origin} has no files to --apply edits to: leave that away")
-                view.say(_announcement(opened))
+                view.say(announcement(opened))
                 for _ in opened.iterations():
                     pass
             return opened.result
@@ -267,7 +267,7 @@ def check_writable(output: Path | None) -> None:
         raise typer.BadParameter(f"{output} cannot be written", param_hint="--output")
 
 
-def _announcement(opened: Run) -> str:
+def announcement(opened: Run) -> str:
     """What goes on, now that nothing keeps it from beginning; a URL is without its login by now."""
     rlm, cost = opened.config.rlm, opened.config.budget.max_cost
     limits = [

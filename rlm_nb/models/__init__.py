@@ -45,6 +45,8 @@ def _provider_of(model: str) -> str:
     """The provider that a model's name tells of by itself."""
     if model.startswith("scripted:"):
         return "scripted"
+    if model.startswith("replay:"):
+        return "replay"
     if model == "human":
         return "human"
     if model.startswith("claude"):

@@ -196,7 +196,7 @@ def price_of(
     """
     if model_name in budget.prices:
         return configured_price(budget.prices[model_name])
-    if model_name == "human" or model_name.startswith("scripted:"):
+    if model_name == "human" or model_name.startswith(("scripted:", "replay:")):
         return _free
     for place in ({"provider_api_url": base_url}, {"provider_id": provider}, {}):
         try:

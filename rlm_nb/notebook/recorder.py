@@ -263,9 +263,10 @@ class Recorder:
             name = layout.code_id(number, index)
             # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
             outputs = self._document[name]["outputs"] if name in self._late else cell.outputs
-            self._document.put(_running_again(layout.ran(number, index, cell, self._folder, outputs), cell))
+            self._document.put(_of(layout.ran(number, index, cell, self._folder, outputs), cell))
         for index in range(len(iteration.cells) + 1, len(code) + 1):
-            self._document.put(layout.waiting(number, index, code[index - 1], "skipped"))
+            skipped = layout.waiting(number, index, code[index - 1], "skipped")
+            self._document.put(_not_stopping(skipped))
         self._running = ""
         self._late.clear()
 
@@ -308,10 +309,12 @@ class Recorder:
         self._document.describe(lambda: (layout.head(head), write_notebook(head)))
 
 
-def _running_again(node: Node, cell: CellResult) -> Node:
-    """The cell; one that raised does not keep those below it from running, when all are run again."""
-    if cell.status != "error":
-        return node
+def _of(node: Node, cell: CellResult) -> Node:
+    return node if cell.status == "ok" else _not_stopping(node)
+
+
+def _not_stopping(node: Node) -> Node:
+    """The cell; should it raise, those below it run all the same, when all are run again."""
     metadata = node["metadata"]
     return {**node, "metadata": {**metadata, "tags": [*metadata["tags"], "raises-exception"]}}
 

@@ -65,6 +65,13 @@ def tree(run_folder: Path) -> Node:
 _AGENT = re.compile(r"root(\.[1-9][0-9]{0,8})*")
 
 
+def everyone(node: Node) -> Iterator[Node]:
+    """An agent and all below it, each before its sub-agents."""
+    yield node
+    for child in node.children:
+        yield from everyone(child)
+
+
 def as_text(node: Node) -> str:
     """The tree in plain lines, each with the path of its notebook."""
     return "\n".join(_lines(node, "", ""))

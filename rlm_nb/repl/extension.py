@@ -9,13 +9,14 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlm_nb.bridge.client import Client
 from rlm_nb.errors import ContextError
 from rlm_nb.records import JSON
-from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Functions
+from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Caller, Functions
 
 CONTEXT_FUNCTIONS = (
     "context_around_match",
@@ -29,16 +30,38 @@ CONTEXT_FUNCTIONS = (
 
 
 def load(shell: Any) -> None:
+    """Fill the kernel of an agent, and tell its controller that it is ready.
+
+    Args:
+        shell: The `InteractiveShell` of the kernel.
+    """
+    client = Client.inherited(lambda: _cell(shell))
+    furnish(shell, client, client.call("hello", pid=os.getpid()) if client else {})
+    if client:
+        client.call("ready")  # not before all that can fail has been done
+
+
+def without_colours() -> None:
+    """ipykernel asks every program for colours, and cells work with what programs print."""
+    for name in ("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR"):
+        os.environ.pop(name, None)
+    os.environ["TERM"] = "dumb"
+
+
+def furnish(shell: Any, client: Caller | None, hello: Mapping[str, JSON]) -> Callable[[], None]:
     """Put the functions, `TASK`, `WORKDIR`, `os`, `subprocess`, `Path` and `context` into the shell's namespace.
 
     With `context` come the functions that look into it. A short one is a string, a long one a `Context`.
 
     Args:
-        shell: The `InteractiveShell` of the kernel.
+        shell: The `InteractiveShell` of the kernel, which works in the worktree already.
+        client: Who answers what the functions ask.
+        hello: What the controller tells a kernel of its agent.
+
+    Returns:
+        What ends the watch over these names; they stay.
     """
     workdir = Path.cwd()
-    client = Client.inherited(lambda: _cell(shell))
-    hello: dict[str, JSON] = client.call("hello", pid=os.getpid()) if client else {}
     place = (hello["objects"], hello["worktree"]) if "objects" in hello else None
     functions = Functions(client, workdir, shell.user_ns, place)
     names = FUNCTIONS + (AGENT_FUNCTIONS if hello.get("subagents") else ())
@@ -58,8 +81,12 @@ def load(shell: Any) -> None:
     keeper = _Keeper(shell, lasting, yielding)
     shell.events.register("pre_run_cell", keeper.restore)
     shell.events.register("post_run_cell", keeper.settle)
-    if client:
-        client.call("ready")  # not before all that can fail has been done
+
+    def leave() -> None:
+        shell.events.unregister("pre_run_cell", keeper.restore)
+        shell.events.unregister("post_run_cell", keeper.settle)
+
+    return leave
 
 
 def _context(path: str) -> dict[str, Any]:

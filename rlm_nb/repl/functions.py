@@ -8,9 +8,8 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rlm_nb.bridge.client import Client
 from rlm_nb.errors import BridgeError
 from rlm_nb.records import JSON
 from rlm_nb.repl import editing
@@ -27,11 +26,19 @@ YIELDING = ("output",)
 """Names that people like to give to variables of their own: a cell that does so keeps what it made."""
 
 
+class Caller(Protocol):
+    """Whoever has calls answered: the bridge, or a record."""
+
+    def call(self, name: str, **arguments: JSON) -> JSON:
+        """Ask, wait, and give back the answer, or raise what it is instead."""
+        ...
+
+
 class Functions:
     """The functions of one kernel, bound to its bridge and its worktree.
 
     Args:
-        client: The bridge; `None` in a kernel that somebody started by hand, where nobody answers.
+        client: The bridge, or what stands in for it; `None` in a kernel that somebody started by hand.
         workdir: The agent's working folder.
         namespace: Where the model's variables live.
         place: Where the run's objects are, and the top of the worktree; without it, no edits can be applied.
@@ -39,7 +46,7 @@ class Functions:
 
     def __init__(
         self,
-        client: Client | None,
+        client: Caller | None,
         workdir: Path,
         namespace: dict[str, Any],
         place: tuple[str, str] | None = None,

@@ -126,10 +126,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_code(self) -> None:
         """Instead of start-up files: the agent's names."""
-        # ipykernel asks every program for colours, and cells work with what programs print.
-        for name in ("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR"):
-            os.environ.pop(name, None)
-        os.environ["TERM"] = "dumb"
+        extension.without_colours()
         extension.load(self.shell)
 
 

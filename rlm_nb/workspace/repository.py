@@ -87,6 +87,23 @@ def renew(ctl: Path, algorithm: str) -> None:
             remove_tree(entry)
 
 
+def copy(ctl: Path, folder: Path, algorithm: str) -> None:
+    """Make a repository that borrows the objects of a recorded run's, and has its rules of what is ignored.
+
+    Raises:
+        GitError: Something in that is neither a file nor a folder.
+    """
+    check(ctl)
+    shallow, excludes = ctl / "shallow", ctl / "info/exclude"
+    make(
+        folder,
+        algorithm,
+        objects=ctl / "objects",
+        excludes=excludes.read_bytes() if excludes.is_file() else b"",
+        shallow=shallow.read_bytes() if shallow.is_file() else None,
+    )
+
+
 def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes | None) -> None:
     (folder / "info").mkdir()
     (folder / "info/attributes").write_text(RAW)

@@ -22,7 +22,7 @@ from rlm_nb.records import JSON, Patch
 from rlm_nb.workspace import git, origin, patch, repository
 from rlm_nb.workspace.scratch import remove_tree
 from rlm_nb.workspace.snapshot import Tree, tree_of
-from rlm_nb.workspace.worktree import Worktree, writing
+from rlm_nb.workspace.worktree import Worktree, nearest_folder, writing
 
 REMEMBERED = 8
 """Commits whose contents are kept at hand."""
@@ -98,12 +98,40 @@ class Source:
             RunFolderError: The run has no such repository, or this is no such record.
             GitError: The start cannot be read: the repository that its objects are borrowed from may be gone.
         """
-        ctl = run_folder.resolve() / "ctl.git"
-        if ctl.is_symlink() or not ctl.is_dir():
-            raise RunFolderError(f"{run_folder} has no ctl.git: the files that its agents began with are gone")
+        ctl = _recorded_repository(run_folder)
         with writing(ctl):
-            repository.renew(ctl, "sha256" if len(str(record.get("base", ""))) == 64 else "sha1")
+            repository.renew(ctl, _algorithm(record))
         return cls(ctl, origin.Start.from_json(record, ctl), settings or WorkspaceSettings())
+
+    @classmethod
+    def borrow(
+        cls, run_folder: Path, record: Mapping[str, Any], place: Path, settings: WorkspaceSettings | None = None
+    ) -> Source:
+        """What a recorded run worked on, in a repository of its own, so that the run's stays as it is.
+
+        Args:
+            run_folder: The folder of the run.
+            record: What `as_json` gave.
+            place: Where that repository is made; it borrows the objects of the run's.
+            settings: What is taken from worktrees.
+
+        Raises:
+            RunFolderError: The run has no repository, this is no such record, or nothing can be written there.
+            GitError: The start cannot be read: the repository that its objects are borrowed from may be gone.
+        """
+        ctl = _recorded_repository(run_folder)
+        with writing(place):
+            repository.copy(ctl, place, _algorithm(record))
+            return cls(place, origin.Start.from_json(record, place), settings or WorkspaceSettings())
+
+    def write(self, folder: Path, base: str) -> Path:
+        """Write the files of a commit to `folder/work`, with a private repository behind it; returns where to work.
+
+        For files whose later state nobody wants to keep; `checkout` is for all others, and says what is raised.
+        """
+        with writing(folder):
+            self._check_out(folder / "work", folder / "git", base, None)
+            return nearest_folder(folder / "work", self._start.subfolder)
 
     def as_json(self) -> dict[str, JSON]:
         """What is put on record of it."""
@@ -224,3 +252,14 @@ class Source:
             self._trees[commit] = tree
             while len(self._trees) > REMEMBERED:
                 del self._trees[next(iter(self._trees))]
+
+
+def _recorded_repository(run_folder: Path) -> Path:
+    ctl = run_folder.resolve() / "ctl.git"
+    if ctl.is_symlink() or not ctl.is_dir():
+        raise RunFolderError(f"{run_folder} has no ctl.git: the files that its agents began with are gone")
+    return ctl
+
+
+def _algorithm(record: Mapping[str, Any]) -> str:
+    return "sha256" if len(str(record.get("base", ""))) == 64 else "sha1"

@@ -73,7 +73,7 @@ class Worktree:
         self._observer = Observer(start.algorithm, settings.max_file_size)
         with Root(path) as root:
             self._observer.trust(root, tree)
-        self.workdir = _nearest_folder(path, start.subfolder)
+        self.workdir = nearest_folder(path, start.subfolder)
 
     def follow(self, commit: str, tree: Tree) -> None:
         """Let the next snapshot be a commit on top of this one, which was made by an agent of the same name."""
@@ -180,7 +180,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise RunFolderError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
 
 
-def _nearest_folder(path: Path, subfolder: PurePosixPath) -> Path:
+def nearest_folder(path: Path, subfolder: PurePosixPath) -> Path:
     """The folder below `path`, made if it is missing; the one above it where something else has taken its place."""
     for part in subfolder.parts:
         below = path / part

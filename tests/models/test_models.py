@@ -57,7 +57,7 @@ def test_unknown_name() -> None:
 
 def test_unknown_provider() -> None:
     """A provider that does not exist is named, beside those that do."""
-    with pytest.raises(ConfigError, match=r"'antropic' is not a provider.*anthropic, human, openai, scripted"):
+    with pytest.raises(ConfigError, match=r"'antropic' is not a provider.*anthropic, human, openai, replay, scripted"):
         get_model(settings("claude-sonnet-5-5", "antropic"), SECRETS)
 
 

@@ -1,0 +1,95 @@
+"""A model that says again what the agents of a recorded run were told, to try other tools or settings for nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import SecretStr
+
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import Config
+from rlm_nb.errors import ConfigError, ModelError, NotebookError
+from rlm_nb.notebook.metadata import Recorded
+from rlm_nb.notebook.reader import read
+from rlm_nb.records import BridgeCall, Reply, Request, StopReason, Usage
+
+PREFIX = "replay:"
+
+
+class ReplayModel:
+    """Says for each agent and turn what was said then, and for each prompt of an `llm_query` what was answered.
+
+    Nothing is paid, and what is said does not depend on what it is told: an agent that comes to another turn than then,
+    or asks something else, is refused.
+
+    Args:
+        folder: The folder of the run.
+        name: What it is called.
+
+    Raises:
+        ConfigError: There is no run there.
+    """
+
+    def __init__(self, folder: Path, name: str | None = None) -> None:
+        self.name = name or f"{PREFIX}{folder}"
+        self._turns: dict[tuple[str, int], Reply] = {}
+        self._answers: dict[str, list[Reply]] = {}
+        self._lock = threading.Lock()
+        notebooks = sorted(folder.glob("root*.ipynb"))
+        if not notebooks:
+            raise ConfigError(f"model.name: {folder} holds no run (no root.ipynb)")
+        for notebook in notebooks:
+            try:
+                self._take(read(notebook))
+            except NotebookError as error:
+                raise ConfigError(f"model.name: {error}") from error
+
+    @classmethod
+    def from_config(cls, config: Config, secrets: Mapping[str, SecretStr]) -> Self:
+        """The run that `model.name` names, as `replay:FOLDER`."""
+        return cls(Path(config.model.name.removeprefix(PREFIX)).expanduser(), config.model.name)
+
+    def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
+        """Say it again; see `protocols.Model`.
+
+        Raises:
+            ModelError: Nothing was said to this then.
+        """
+        cancel.check()
+        reply = self._reply(request)
+        if on_text is not None:
+            on_text(reply.text)
+        return reply
+
+    def _reply(self, request: Request) -> Reply:
+        if request.turn:
+            if (reply := self._turns.get((request.agent, request.turn))) is None:
+                raise ModelError(
+                    f"{self.name}: nothing is recorded of {request.agent} in turn {request.turn}", usage=Usage()
+                )
+            return reply
+        prompt = request.messages[-1].content
+        with self._lock:
+            said = self._answers.get(prompt)
+            if not said:
+                raise ModelError(f"{self.name}: no answer is recorded to {prompt[:80]!r}", usage=Usage())
+            return said.pop(0) if len(said) > 1 else said[0]
+
+    def _take(self, recorded: Recorded) -> None:
+        begun = [recorded.begun] if recorded.begun else []
+        for iteration in (*recorded.iterations, *begun):
+            self._turns[recorded.task.agent, iteration.number] = iteration.reply
+            for call in (call for cell in iteration.cells for call in cell.calls if call.name == "llm_query"):
+                for prompt, reply in _answers(call):
+                    self._answers.setdefault(prompt, []).append(reply)
+
+
+def _answers(call: BridgeCall) -> Iterator[tuple[str, Reply]]:
+    """What the prompts of a call were answered, where they were."""
+    for prompt, result in zip(call.arguments.get("prompts", ()), call.answer or (), strict=False):
+        if result.get("error") is None:
+            stop: StopReason = "max_tokens" if result.get("status") == "partial" else "end"
+            yield prompt, Reply(result["text"], Usage(**result.get("usage", {})), stop)
