@@ -21,9 +21,10 @@ from rlm_nb.kernel.launch import Launcher
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import price_for
 from rlm_nb.protocols import Listener, Model
+from rlm_nb.pruning import prune
 from rlm_nb.recalling import unsettled
-from rlm_nb.records import Notice, Task
-from rlm_nb.run_folder import goes_on, state_of
+from rlm_nb.records import Notice, Task, Usage
+from rlm_nb.run_folder import State, goes_on, run_folder, state_of
 from rlm_nb.surroundings import readable
 from rlm_nb.workspace.scratch import remove_abandoned
 from rlm_nb.workspace.source import Source
@@ -55,42 +56,106 @@ def resume(
         RunFolderError: The run goes on, or has completed its task, or its folder is none.
         RLMError: What else keeps it from going on; nothing of the record is lost.
     """
+    folder = folder.absolute()
+    state = state_of(folder)
+    if goes_on(folder):
+        raise RunFolderError(f"the run {folder.name} has not ended: there is nothing to resume")
+    if state.status == "completed":
+        raise RunFolderError(f"the run {folder.name} has completed its task; `rlm-nb fork` goes on from a part of it")
+    notice = f"It was broken off ({state.how}), and goes on since {_now()}"
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
-        folder = folder.absolute()
-        state = state_of(folder)
-        if goes_on(folder):
-            raise RunFolderError(f"the run {folder.name} has not ended: there is nothing to resume")
-        if state.status == "completed":
-            raise RunFolderError(
-                f"the run {folder.name} has completed its task; `rlm-nb fork` goes on from a part of it"
-            )
-        model = model or get_model(config, secrets or {})
-        price = price_for(model, config.budget)
-        context = readable(state.context) if state.context is not None else None
-        cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
-        audience = Audience(listen, cancel)
-        stack.callback(audience.check)
+        going_on = _GoingOn(stack, config, secrets, listen, cancel, model)
+        yield going_on.run(folder, state, Recorded(notice, said or {}), unsettled(folder))
+
+
+@contextmanager
+def fork(
+    folder: Path,
+    config: Config,
+    agent: str,
+    iteration: int,
+    *,
+    secrets: Mapping[str, SecretStr] | None = None,
+    listen: Listener = ignore,
+    cancel: Cancellation | None = None,
+    model: Model | None = None,
+    said: str = "",
+) -> Iterator[Run]:
+    """Begin a new run that shares another one's record up to an iteration of one of its agents, and goes on from there.
+
+    It has a budget of its own, of which what is shared has taken nothing.
+
+    Args:
+        folder: The folder of the run.
+        config: The settings; see `settings_of`. The new run is recorded in `config.runs.dir`.
+        agent: The agent's path in the tree. Agents above it stand in the cell that they had started it from.
+        iteration: The last iteration of it that is shared; 0 for none.
+        secrets, listen, cancel, model: See `controller.run`.
+        said: What a person says to the agent now.
+
+    Raises:
+        RLMError: What keeps the new run from starting; it leaves nothing behind.
+    """
+    folder = folder.absolute()
+    state = state_of(folder)
+    with ExitStack() as stack:
+        going_on = _GoingOn(stack, config, secrets, listen, cancel, model)
+        new = stack.enter_context(run_folder(config, keep=lambda: going_on.saw_a_turn))
+        notice = f"It shares the run {folder.name} up to iteration {iteration} of {agent}, and goes on since {_now()}"
+        prune(folder, new, agent, iteration, notice)
+        yield going_on.run(new, state, Recorded(notice, {agent: said} if said else {}), None)
+
+
+class _GoingOn:
+    """What a run needs that goes on from a record; all of it is closed by `stack`."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        config: Config,
+        secrets: Mapping[str, SecretStr] | None,
+        listen: Listener,
+        cancel: Cancellation | None,
+        model: Model | None,
+    ) -> None:
+        self._stack, self._config = stack, config
+        self._launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
+        self._model = model or get_model(config, secrets or {})
+        self._price = price_for(self._model, config.budget)
+        self._cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
+        self._audience = Audience(listen, self._cancel)
+        stack.callback(self._audience.check)
         remove_abandoned()
-        source = Source.reopen(folder, state.start, config.workspace)
-        ledger = open_ledger(config, folder, audience, unsettled(folder))
-        notice = f"It was broken off ({state.how}), and goes on since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        audience(Notice("root", notice))
-        yield stack.enter_context(
+
+    @property
+    def saw_a_turn(self) -> bool:
+        """Whether there is something new to keep."""
+        return self._audience.saw_a_turn
+
+    def run(self, folder: Path, state: State, recorded: Recorded, known: Mapping[str, tuple[int, Usage]] | None) -> Run:
+        """The run in a folder with a record; `known` is what its budget is to know, `None` where it has none yet."""
+        source = Source.reopen(folder, state.start, self._config.workspace)
+        ledger = open_ledger(self._config, folder, self._audience, known)
+        self._audience(Notice("root", recorded.notice))
+        return self._stack.enter_context(
             Run(
-                task=Task(state.task, context=context),
+                task=Task(state.task, context=readable(state.context) if state.context is not None else None),
                 folder=folder,
-                config=config,
+                config=self._config,
                 source=source,
-                model=model,
-                price=price,
+                model=self._model,
+                price=self._price,
                 ledger=ledger,
-                launcher=launcher,
-                listen=audience,
-                cancel=cancel,
-                recorded=Recorded(notice, said or {}),
+                launcher=self._launcher,
+                listen=self._audience,
+                cancel=self._cancel,
+                recorded=recorded,
             )
         )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def settings_of(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Config:

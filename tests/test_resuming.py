@@ -19,8 +19,8 @@ from rlm_nb.errors import ConfigError, RunFolderError
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import CellStarted, Event, Replied, Reply, Request
-from rlm_nb.resuming import resume, settings_of
-from tests.test_replaying import python
+from rlm_nb.resuming import fork, resume, settings_of
+from tests.test_replaying import contents, python
 from tests.whole_runs.conftest import check_record
 
 GONE = 2**22
@@ -217,3 +217,72 @@ def test_who_is_done_or_at_work_is_not_resumed(tmp_path: Path, repository: Path)
         resumed(done.folder, model)
     with pytest.raises(ConfigError, match=r"rlm\.max_iterations"):
         settings_of(done.folder, {"rlm": {"max_iterations": -1}})
+
+
+def forked(folder: Path, agent: str, iteration: int, model: Any, said: str = "", **flags: Any) -> RunResult:
+    settings = settings_of(folder, {**flags, "runs": {"dir": folder.parent}})
+    with fork(folder, settings, agent, iteration, model=model, said=said) as going:
+        for _ in going.iterations():
+            pass
+    return going.result
+
+
+def test_a_fork_shares_the_first_iterations(tmp_path: Path, repository: Path) -> None:
+    """Their variables, edits and conversation; the other run stays as it is, and may be deleted."""
+    model = Asked(
+        [
+            python("x = 1\nedit_file('README.md', 'Says', 'Said')\nresult = rlm_query('help')"),
+            python("x = 2"),
+            lambda request: python(f"FINAL([x, str(result), {'instead' in request.messages[-1].content}])"),
+        ],
+        [("help", [python("FINAL('helped')")])],
+    )
+    first = begun(tmp_path, repository, model)
+    assert first.root.answer.value == [2, "helped", False]
+    before = contents(first.folder)
+    model.requests.clear()
+    other = Asked(["", lambda request: python("FINAL([x, str(result), Path('README.md').read_text()])")])
+    result = forked(first.folder, "root", 1, other, "Do this instead.")
+    assert contents(first.folder) == before
+    assert result.root.answer.value == [1, "helped", "# greeting\n\nSaid hello.\n"]
+    assert [(request.agent, request.turn) for request in other.requests] == [("root", 2)]
+    sent = other.requests[0].messages
+    assert sent[-1].content.endswith("# A message from the user\n\nDo this instead.")
+    kept = read(first.root.notebook).iterations[0]
+    assert [one.content for one in sent[:2]] == [kept.message, kept.reply.text]
+    assert [child.outcome.answer.value for child in result.root.children] == ["helped"]
+    assert result.balance.spent_cost == result.root.total_cost > 0
+    check_record(result.folder)
+    shutil.rmtree(first.folder)
+    again = forked(result.folder, "root", 0, Asked([python("FINAL(Path('README.md').read_text())")]))
+    assert again.root.answer.value == "# greeting\n\nSays hello.\n"
+    check_record(again.folder)
+
+
+def test_a_fork_within_a_sub_agent(tmp_path: Path, repository: Path) -> None:
+    """The sub-agent goes on from its iteration, its parent waits in the cell that asked; a sibling keeps its answer."""
+    model = Asked(
+        [
+            python("word = llm_query('a word')"),
+            python("both = rlm_query_batched(['first', 'second'])"),
+            python("FINAL([str(word), *map(str, both)])"),
+        ],
+        [
+            ("a word", "yes"),
+            ("first", [python("n = 1"), python("FINAL(f'first {n}')")]),
+            ("second", [python("FINAL('second')")]),
+        ],
+    )
+    first = begun(tmp_path, repository, model)
+    assert first.root.answer.value == ["yes", "first 1", "second"]
+    other = Asked(
+        ["", "", python("FINAL([str(word), *map(str, both)])")], [("first", ["", python("FINAL(f'other {n + 1}')")])]
+    )
+    result = forked(first.folder, "root.1", 1, other, "Another way.")
+    assert result.root.answer.value == ["yes", "other 2", "second"]
+    assert [(request.agent, request.turn) for request in other.requests] == [("root.1", 2), ("root", 3)]
+    assert "Another way." in other.requests[0].messages[-1].content
+    check_record(result.folder)
+    with pytest.raises(RunFolderError, match="there is no iteration 7"):
+        forked(first.folder, "root.1", 7, other)
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2

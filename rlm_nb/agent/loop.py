@@ -182,9 +182,10 @@ class Agent:
     def _message(self) -> str:
         """What the model is told next; once the agent goes on from its past, that it does."""
         past, self._greeting = self._greeting, None
-        if past is None or not (past.iterations or past.begun):
+        if past is None or not (past.iterations or past.begun or past.said):
             return self._next
-        return self.prompts.resumed(self._next, past.differing(), past.said)
+        differing = past.differing() if past.iterations or past.begun else None
+        return self.prompts.resumed(self._next, differing, past.said)
 
     def _ask(self, message: str, cancel: Cancellation, *, finishing: bool) -> Reply:
         """Ask with the whole history, which only ever grows: what got a reply is sent again byte for byte."""

@@ -74,17 +74,20 @@ class Prompts:
         parts.append(f"[{left} turn{'s' if left != 1 else ''} left. {self._status()}]")
         return "\n\n".join(parts)
 
-    def resumed(self, message: str, differing: Sequence[str], said: str = "") -> str:
+    def resumed(self, message: str, differing: Sequence[str] | None, said: str = "") -> str:
         """The message of an agent that goes on after its run was broken off.
 
         Args:
             message: What it is told otherwise.
-            differing: What of its kernel and its files is not as it was.
+            differing: What of its kernel and its files is not as it was; `None` when it had done nothing yet.
             said: What a person tells it.
         """
-        text = " ".join(differing) if differing else "All of it came out as before."
-        parts = [message, _fill("resumed", differing=text)]
-        return "\n\n".join([*parts, *([f"# A message from the user\n\n{said}"] if said else [])])
+        parts = [message]
+        if differing is not None:
+            parts.append(_fill("resumed", differing=" ".join(differing) or "All of it came out as before."))
+        if said:
+            parts.append(f"# A message from the user\n\n{said}")
+        return "\n\n".join(parts)
 
     def last_turn(self, message: str, why: str) -> str:
         """The message of the one turn that is granted after a limit."""

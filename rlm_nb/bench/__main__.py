@@ -8,7 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 
-from rlm_nb.bench import context, fanout, flatness, iteration, ledger, memory, purse, save, sdk, start, worktrees
+from rlm_nb.bench import (
+    context,
+    fanout,
+    flatness,
+    iteration,
+    ledger,
+    memory,
+    purse,
+    resume,
+    save,
+    sdk,
+    start,
+    worktrees,
+)
 from rlm_nb.bench.table import Row, show
 
 BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
@@ -23,6 +36,7 @@ BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "purse": purse.measure,
     "context": context.measure,
     "worktrees": worktrees.measure,
+    "resume": resume.measure,
 }
 """Every bench: told whether to be quick, it yields its rows."""
 

@@ -29,6 +29,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.budget import budget
     from rlm_nb.cli.clean import clean
     from rlm_nb.cli.diff import diff
+    from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
     from rlm_nb.cli.replay import replay
     from rlm_nb.cli.resume import resume
@@ -53,6 +54,7 @@ def app() -> typer.Typer:
 
     commands.command(epilog=EXIT_CODES)(run)
     commands.command(epilog=EXIT_CODES)(resume)
+    commands.command(epilog=EXIT_CODES)(fork)
     commands.command()(replay)
     commands.command()(tree)
     commands.command()(diff)

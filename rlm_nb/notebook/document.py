@@ -12,10 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat.v4.rwbase import split_lines
-
 from rlm_nb.errors import RunFolderError
+from rlm_nb.lean import nbformat
 from rlm_nb.notebook import indented
 from rlm_nb.notebook.metadata import Node
 
@@ -213,7 +211,7 @@ def _written(nodes: list[Node], metadata: Mapping[str, Any]) -> bytes:
 
 def _dumped(notebook: Mapping[str, Any]) -> str:
     """What `nbformat.v4.writes` gives, without its deep copies, which take longer than the rest: we have a copy."""
-    return indented.dumps(split_lines(nbformat.v4.to_notebook(notebook)))
+    return indented.dumps(nbformat.v4.rwbase.split_lines(nbformat.v4.to_notebook(notebook)))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

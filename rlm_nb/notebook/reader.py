@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat.validator import iter_validate
 from pydantic import TypeAdapter, ValidationError
 
 from rlm_nb.errors import NotebookError
+from rlm_nb.lean import nbformat
 from rlm_nb.notebook.metadata import (
     VERSION,
     WAITING,
@@ -122,7 +121,9 @@ def _notebook(path: Path, data: bytes) -> dict[str, Any]:
         raise NotebookError(f"{path}: is not a notebook")
     if notebook["nbformat"] != 4:
         raise NotebookError(f"{path}: is a notebook, but not one that rlm-nb recorded")
-    fault = next(iter_validate(notebook, version=4, version_minor=notebook.get("nbformat_minor", 0)), None)
+    fault = next(
+        nbformat.validator.iter_validate(notebook, version=4, version_minor=notebook.get("nbformat_minor", 0)), None
+    )
     if fault is not None:
         raise NotebookError(f"{path}: is damaged: {fault.message[:200]}")
     joined: dict[str, Any] = _plain(nbformat.v4.to_notebook(notebook))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from rlm_nb.agent.transcript import Transcript
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
@@ -18,6 +16,7 @@ from rlm_nb.config import KernelSettings, RLMSettings
 from rlm_nb.errors import BridgeError, ConfigError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
+from rlm_nb.lean import nbformat
 from rlm_nb.notebook.reader import read_cells
 from rlm_nb.rebuilding import Answers, Compared, plain_outputs, rebuild
 from rlm_nb.recalling import Recalled, recall

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, overload
 
-import jsonschema
 from pydantic import BaseModel, ValidationError
 
 from rlm_nb.errors import RLMError, SubcallError
+from rlm_nb.lean import jsonschema
 from rlm_nb.records import JSON
 from rlm_nb.tasks.guards import current
 from rlm_nb.tasks.replies import one_of, parsed, yes_or_no

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +104,32 @@ def copy(ctl: Path, folder: Path, algorithm: str) -> None:
         excludes=excludes.read_bytes() if excludes.is_file() else b"",
         shallow=shallow.read_bytes() if shallow.is_file() else None,
     )
+
+
+def duplicate(ctl: Path, folder: Path, refs: Container[str]) -> None:
+    """Make a repository with the objects of a recorded run's, which borrows what that borrows and needs nothing of it.
+
+    Args:
+        ctl: The run's repository.
+        folder: Where the other is made.
+        refs: Which of the names of agents' commits it has, too; it has that of the start.
+
+    Raises:
+        GitError: Something in the run's repository is neither a file nor a folder, or a commit cannot be read.
+        OSError: A file cannot be written.
+    """
+    check(ctl)
+    theirs = git.controlled(ctl)
+    listed = theirs.run("for-each-ref", "--format=%(objectname) %(refname)", "refs/rlm/").decode("utf-8", "replace")
+    rows = [line.split(" ", 1) for line in listed.splitlines()]
+    copy(ctl, folder, "sha256" if any(len(oid) == 64 for oid, _ in rows) else "sha1")
+    shutil.copytree(ctl / "objects", folder / "objects", symlinks=True, dirs_exist_ok=True)
+    if not (ctl / "objects/info/alternates").is_file():
+        (folder / "objects/info/alternates").unlink()
+    ours = git.controlled(folder)
+    for oid, name in rows:
+        if name == "refs/rlm/start" or name in refs:
+            ours.run("update-ref", name, oid)
 
 
 def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes | None) -> None:

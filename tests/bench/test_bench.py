@@ -30,7 +30,7 @@ def cells(table: str) -> list[list[str]]:
     return [row for row in rows if row]
 
 
-NAMES = "start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, context, worktrees"
+NAMES = "start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, context, worktrees, resume"
 VERDICTS = ("met", "not met")
 
 
@@ -61,6 +61,7 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         whole,
         child,
         together_at_once,
+        resumed,
     ) = cells(done.stdout)
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
@@ -99,6 +100,8 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         "4 agents' worktrees of 20 files opened and kept at once; disk used by each: "
     )
     assert together_at_once[3] == "0 failed"
+    assert resumed[1] == resumed[4] == "3 of 3"
+    assert resumed[5] == "met"  # on every machine, too
     assert set(clean_environment.iterdir()) == before
 
 
