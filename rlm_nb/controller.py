@@ -37,8 +37,8 @@ from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
 from rlm_nb.protocols import Listener, Model, Price
-from rlm_nb.rebuilding import Answers, BrokenOff, rebuilt
-from rlm_nb.recalling import Recalled, recall, result_of
+from rlm_nb.rebuilding import Answers, GoingOn, rebuilt
+from rlm_nb.recalling import BrokenOff, Recalled, recall, result_of
 from rlm_nb.records import (
     JSON,
     AgentEnded,
@@ -477,8 +477,18 @@ class Run:
         end = Edits(task.agent, base, past.end, self.source.ctl / "objects") if past.end else None
         differing = rebuilt(past.cells, end, client, answers, transcript, tree, cancel)
         queries.take_over(past.highest, {number: result_of(recall(path), "") for number, path in past.children.items()})
-        again = partial(queries.again, past.agents, past.replies)
-        return tree, BrokenOff(recording, partial(answers.of, past.calls, exact=True), again), queries, differing
+
+        @contextmanager
+        def given(cell: BrokenOff) -> Iterator[None]:
+            with answers.of(cell.calls, exact=True), queries.again(cell.agents, cell.replies):
+                yield
+
+        return (
+            tree,
+            GoingOn(recording, [(cell.code, partial(given, cell)) for cell in past.broken_off]),
+            queries,
+            differing,
+        )
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -169,25 +169,27 @@ class Compared:
         return None
 
 
-class BrokenOff:
-    """A kernel whose first cell had begun to run in an earlier process: what that was given is given again.
+class GoingOn:
+    """A kernel whose next cells had begun to run in an earlier process: what they were given is given again.
 
     Args:
         kernel: The kernel.
-        given: What is open while that cell runs.
+        given: Those cells in order, each with what is open while it runs. Once another cell runs, all of that is over.
     """
 
-    def __init__(self, kernel: Kernel, *given: Callable[[], AbstractContextManager[None]]) -> None:
-        self._kernel, self._given = kernel, given
+    def __init__(
+        self, kernel: Kernel, given: Iterable[tuple[str, Callable[[], AbstractContextManager[object]]]]
+    ) -> None:
+        self._kernel, self._given = kernel, list(given)
 
     def execute(
         self, code: str, cancel: Cancellation, on_output: Callable[[Sequence[Output]], None] | None = None
     ) -> CellResult:
         """Run a cell; see `protocols.Kernel`."""
-        given, self._given = self._given, ()
-        with ExitStack() as stack:
-            for each in given:
-                stack.enter_context(each())
+        begun, given = self._given.pop(0) if self._given else (code, nullcontext)
+        if begun != code:
+            self._given, given = [], nullcontext
+        with given():
             return self._kernel.execute(code, cancel, on_output)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rlm_nb.agent import reply as replies
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.journal import Entries, journal_of, read_journal
 from rlm_nb.notebook.layout import code_id
@@ -29,6 +30,23 @@ NEVER_ENDED = Outcome(
 
 
 @dataclass(frozen=True)
+class BrokenOff:
+    """A cell that had begun to run, or has ended without its result having been put on record.
+
+    Args:
+        code: The cell.
+        calls: What it had been answered.
+        replies: What models had answered it, of a batch that was not answered as a whole.
+        agents: The sub-agents that it had started, and not heard of: their tasks by their numbers.
+    """
+
+    code: str
+    calls: tuple[BridgeCall, ...]
+    replies: tuple[Kept, ...]
+    agents: Mapping[int, str]
+
+
+@dataclass(frozen=True)
 class Recalled:
     """One agent, as far as it had come.
 
@@ -37,19 +55,15 @@ class Recalled:
         recorded: What that holds.
         iterations: The complete ones.
         begun: One whose reply is there, and whose cells are still to be run, from the first one that is not in it.
-        calls: What the first of those had been answered.
-        replies: What models had answered it, of a batch that was not answered as a whole.
-        agents: The sub-agents that it had started, and not heard of: their tasks by their numbers.
-        children: The notebooks of all others, by their numbers.
+        broken_off: Those of these cells of which something is known.
+        children: The notebooks of its sub-agents by their numbers, but for those that `broken_off` waits for.
     """
 
     notebook: Path
     recorded: Recorded
     iterations: tuple[Iteration, ...]
     begun: Iteration | None
-    calls: tuple[BridgeCall, ...]
-    replies: tuple[Kept, ...]
-    agents: Mapping[int, str]
+    broken_off: tuple[BrokenOff, ...]
     children: Mapping[int, Path]
 
     @property
@@ -97,7 +111,7 @@ class Recalled:
     @property
     def highest(self) -> int:
         """The highest number of a sub-agent of it."""
-        return max([0, *self.agents, *self.children])
+        return max([0, *self.children, *(number for cell in self.broken_off for number in cell.agents)])
 
 
 def recall(notebook: Path) -> Recalled:
@@ -114,21 +128,27 @@ def recall(notebook: Path) -> Recalled:
     if begun is None and iterations and _is_to_run_again(recorded):
         *before, last = iterations
         iterations, begun = tuple(before), replace(last, cells=last.cells[:-1])
-    cell = code_id(begun.number, len(begun.cells) + 1) if begun else ""
-    calls = tuple(call for place, call in entries.calls if cell and place == cell)
-    replies = [kept for place, kept in entries.asides if cell and place == cell]
     children = _children(notebook)
-    agents = _unheard_of(notebook, cell, children, calls) if cell else {}
-    return Recalled(
-        notebook,
-        recorded,
-        iterations,
-        begun,
-        calls,
-        tuple(_unheard(replies, calls)),
-        agents,
-        {number: path for number, path in children.items() if number not in agents},
-    )
+    broken_off = _broken_off(notebook, begun, entries, children) if begun else ()
+    waited_for = {number for cell in broken_off for number in cell.agents}
+    heard_of = {number: path for number, path in children.items() if number not in waited_for}
+    return Recalled(notebook, recorded, iterations, begun, broken_off, heard_of)
+
+
+def _broken_off(
+    notebook: Path, begun: Iteration, entries: Entries, children: Mapping[int, Path]
+) -> tuple[BrokenOff, ...]:
+    """What is known of the cells that are to run: one after the other, since a cell begins once the last has ended."""
+    cells = []
+    recorded = {number: read(path) for number, path in children.items()}
+    code = replies.cells(begun.reply.text, begun.reply.stop_reason).code
+    for index in range(len(begun.cells) + 1, len(code) + 1):
+        cell = code_id(begun.number, index)
+        calls = tuple(call for place, call in entries.calls if place == cell)
+        said = [kept for place, kept in entries.asides if place == cell]
+        agents = _unheard_of(f"{notebook.name}#cell-id={cell}", recorded, calls)
+        cells.append(BrokenOff(code[index - 1], calls, tuple(_unheard(said, calls)), agents))
+    return tuple(cells)
 
 
 def _only_in_the_journal(recorded: Recorded, entries: Entries) -> Iteration | None:
@@ -155,16 +175,15 @@ def _children(notebook: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _unheard_of(notebook: Path, cell: str, children: Mapping[int, Path], calls: Sequence[BridgeCall]) -> dict[int, str]:
+def _unheard_of(place: str, children: Mapping[int, Recorded], calls: Sequence[BridgeCall]) -> dict[int, str]:
     """The sub-agents that a cell had started, and that none of its answered calls is about."""
-    place = f"{notebook.name}#cell-id={cell}"
-    recorded = {number: read(path) for number, path in children.items()}
-    waiting = {number: child.task.prompt for number, child in recorded.items() if child.parent == place}
+    waiting = {number: child.task.prompt for number, child in children.items() if child.parent == place}
+    agents = {number: child.task.agent for number, child in children.items()}
     for call in calls:
         if call.name != "rlm_query":
             continue
         heard = {str(result.get("agent")) for result in call.answer or ()}
-        for number in [number for number in waiting if f"{notebook.stem}.{number}" in heard]:
+        for number in [number for number in waiting if agents[number] in heard]:
             del waiting[number]
         if call.error is not None:  # its only task failed; the error does not say in whose hands
             prompt = next(iter(call.arguments.get("tasks", ())), None)

@@ -95,6 +95,8 @@ class Agent:
             RLMError: What kept even the first iteration from happening.
         """
         try:
+            if self.past is not None and self._given is not None:
+                self.past.differing()  # it is done, and still to leave its files
             if self.past is not None and self.past.begun is not None:
                 yield from self._rest_of(self.past.begun, soft)
             while self._given is None and self._number < self.settings.max_iterations:
