@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlm_nb.errors import RLMError
     from rlm_nb.records import AgentResult, Answer, Iteration
     from rlm_nb.replaying.run_all import replay
+    from rlm_nb.stepping import Session, session
     from rlm_nb.tasks import (
         BudgetExceededError,
         Context,
@@ -67,6 +68,7 @@ __all__ = [
     "RunResult",
     "RuntimeLimitError",
     "SearchMatch",
+    "Session",
     "SubcallError",
     "TaskBuilder",
     "TaskResult",
@@ -89,6 +91,7 @@ __all__ = [
     "semantic_subcall_bool",
     "semantic_subcall_choice",
     "semantic_subcall_json",
+    "session",
 ]
 
 _HOMES = {
@@ -107,6 +110,7 @@ _HOMES = {
     "RunResult": "controller",
     "RuntimeLimitError": "tasks",
     "SearchMatch": "tasks",
+    "Session": "stepping",
     "SubcallError": "tasks",
     "TaskBuilder": "tasks",
     "TaskResult": "tasks",
@@ -129,6 +133,7 @@ _HOMES = {
     "semantic_subcall_bool": "tasks",
     "semantic_subcall_choice": "tasks",
     "semantic_subcall_json": "tasks",
+    "session": "stepping",
 }
 
 

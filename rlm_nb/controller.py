@@ -18,7 +18,7 @@ from typing import Self
 from pydantic import SecretStr
 
 from rlm_nb.agent.loop import Agent
-from rlm_nb.agent.past import Past
+from rlm_nb.agent.past import Past, Rewound
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.agent.subagents import Queries, Spawn
 from rlm_nb.agent.transcript import RecordingKernel, Transcript
@@ -28,7 +28,7 @@ from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config
 from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
-from rlm_nb.home import Home, Opened
+from rlm_nb.home import Home, Look, Opened
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.ledger import BudgetFile, SharedBudget
@@ -37,6 +37,7 @@ from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
 from rlm_nb.protocols import Listener, Model, Price
+from rlm_nb.pruning import rewind
 from rlm_nb.rebuilding import Answers, GoingOn, rebuilt
 from rlm_nb.recalling import BrokenOff, Recalled, recall, result_of
 from rlm_nb.records import (
@@ -46,9 +47,11 @@ from rlm_nb.records import (
     AgentStarted,
     Answer,
     Balance,
+    Decision,
     Iteration,
     Notice,
     Outcome,
+    Proposal,
     Task,
     Usage,
 )
@@ -66,6 +69,9 @@ FINISHING = 60.0
 
 VERSION = 1
 """Of the files run.json and result.json."""
+
+Reviewer = Callable[[Look, Proposal, Cancellation], Decision]
+"""Decides about what an agent's model proposes; is given what looks into the agent's kernel meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +161,12 @@ def open_run(
     listen: Listener = ignore,
     cancel: Cancellation | None = None,
     model: Model | None = None,
+    review: Reviewer | None = None,
 ) -> Iterator[Run]:
     """The same as `run`, for callers who want to see each iteration of the root as it comes: `run.iterations()`.
 
-    Arguments and exceptions are those of `run`. A run that the block leaves before its end is stopped there.
+    Arguments and exceptions are those of `run`. A run that the block leaves before its end is stopped there. `review`
+    decides about each reply of every agent before any of its cells runs.
     """
     with ExitStack() as stack:
         # First of all: what kernels are forked from takes a third of a second to get warm, and an SDK longer to import.
@@ -198,6 +206,7 @@ def open_run(
                 launcher=launcher,
                 listen=audience,
                 cancel=cancel,
+                review=review,
             )
         )
 
@@ -221,6 +230,7 @@ class Run:
 
     Args:
         recorded: For a run that goes on from its record, what is to be known of that.
+        review: Decides about each reply of every agent before its cells run, in the agent's thread.
     """
 
     task: Task
@@ -234,6 +244,7 @@ class Run:
     listen: Listener
     cancel: Cancellation
     recorded: Recorded | None = None
+    review: Reviewer | None = None
 
     def __post_init__(self) -> None:
         self.started = time.time()
@@ -354,7 +365,8 @@ class Run:
                 soft = stack.enter_context(cancel.child(earlier=self._finishing()))
                 home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
                 before_now = self._before(past, home) if past else None
-                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now)
+                review = None if self.review is None else partial(self.review, home.look)
+                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review)
                 try:
                     outcome = yield from agent.iterate(soft, cancel)
                 except RLMError as error:
@@ -380,6 +392,9 @@ class Run:
                     task=task.prompt,
                 )
                 recorder.finish(result)
+        except Rewound as back:
+            self.recorded = Recorded(rewind(self.folder, task.agent, back.iteration))
+            return (yield from self.agent(task, base, cancel, parent, above))
         except RLMError as error:
             if result is None:
                 raise
@@ -473,7 +488,7 @@ class Run:
         begun()
         recording = RecordingKernel(client, transcript)
         if past is None:
-            return tree, recording, queries, ()
+            return tree, recording, queries, (), client.look
         end = Edits(task.agent, base, past.end, self.source.ctl / "objects") if past.end else None
         differing = rebuilt(past.cells, end, client, answers, transcript, tree, cancel)
         queries.take_over(past.highest, {number: result_of(recall(path), "") for number, path in past.children.items()})
@@ -483,12 +498,8 @@ class Run:
             with answers.of(cell.calls, exact=True), queries.again(cell.agents, cell.replies):
                 yield
 
-        return (
-            tree,
-            GoingOn(recording, [(cell.code, partial(given, cell)) for cell in past.broken_off]),
-            queries,
-            differing,
-        )
+        going_on = GoingOn(recording, [(cell.code, partial(given, cell)) for cell in past.broken_off])
+        return tree, going_on, queries, differing, client.look
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""

@@ -16,8 +16,12 @@ from rlm_nb.protocols import Kernel
 from rlm_nb.records import AgentResult, CellResult, Patch
 from rlm_nb.workspace.worktree import Worktree
 
-Opened = tuple[Worktree, Kernel, Queries, Sequence[str]]
-"""A worktree, the kernel in it, who answers what its cells ask of sub-agents and models, and what is not as it was."""
+Look = Callable[[str, Cancellation], CellResult]
+"""Runs something in a kernel between two cells; see `kernel.client.KernelClient.look`."""
+
+Opened = tuple[Worktree, Kernel, Queries, Sequence[str], Look]
+"""A worktree, the kernel in it, who answers what its cells ask of sub-agents and models, what is not as it was, and who
+looks into the kernel."""
 
 
 class Home:
@@ -61,6 +65,11 @@ class Home:
         """Run a cell, once there is a kernel."""
         assert self._opening is not None
         return self._opening.result()[1].execute(code, cancel, on_output)
+
+    def look(self, code: str, cancel: Cancellation) -> CellResult:
+        """Look into the kernel, once there is one."""
+        assert self._opening is not None
+        return self._opening.result()[4](code, cancel)
 
     def differing(self) -> Sequence[str]:
         """What of an earlier home could not be had again, once this one is there. Raises what kept it from being."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
 from rlm_nb.notebook.document import Document
-from rlm_nb.notebook.journal import Journal
+from rlm_nb.notebook.journal import Journal, journal_of
 from rlm_nb.notebook.metadata import Head, Node, Recorded, write_notebook
 from rlm_nb.notebook.reader import read, read_cells
 from rlm_nb.notebook.replay_cell import REPLAY, replay_cell
@@ -84,6 +84,68 @@ def prune(folder: Path, to: Path, agent: str, iteration: int, notice: str) -> No
                     shutil.copyfile(text, to / "outputs" / text.name)
 
 
+def rewind(folder: Path, agent: str, iteration: int) -> str:
+    """Cut an agent's own notebook short, in its place: what came after that iteration is kept in `undone/`.
+
+    Returns what a person is to know of it, in a sentence.
+
+    Args:
+        folder: The folder of the run.
+        agent: The agent's path in the tree.
+        iteration: The number of the iteration; 0 for before the first.
+
+    Raises:
+        RunFolderError: There is no such iteration, or the notebook cannot be written.
+        NotebookError: It cannot be read.
+    """
+    path = folder / f"{agent}.ipynb"
+    recorded, place = read(path), Place(agent, iteration)
+    if not 0 <= iteration <= len(recorded.iterations):
+        raise RunFolderError(f"{agent} has {len(recorded.iterations)} iterations: there is no iteration {iteration}")
+    with writing(folder):
+        undone = _new_folder(folder / "undone")
+        shutil.copyfile(path, undone / path.name)
+        gone = [one for one in _children(folder, agent) if place.is_before(_started_in(read(one)))]
+        for child in gone:
+            for each in [child, *folder.glob(f"{child.stem}.*.ipynb")]:
+                each.rename(undone / each.name)
+                journal_of(each).unlink(missing_ok=True)
+        journal_of(path).unlink(missing_ok=True)
+        document = Document(path)
+        head = _cut_head(recorded, place, {one.stem for one in _children(folder, agent)})
+        document.describe(lambda: (layout.head(head), write_notebook(head)))
+        for cell in read_cells(path):
+            if cell["id"] != layout.HEAD and (shown := _cut(cell, place)):
+                document.put(shown)
+        document.save()
+    return f"It was taken back to iteration {iteration}; what came after that is in {undone.relative_to(folder)}"
+
+
+def _new_folder(within: Path) -> Path:
+    within.mkdir(exist_ok=True)
+    number = len(list(within.iterdir())) + 1
+    (within / str(number)).mkdir()
+    return within / str(number)
+
+
+def _children(folder: Path, agent: str) -> list[Path]:
+    return [path for path in folder.glob(f"{agent}.*.ipynb") if "." not in path.stem.removeprefix(f"{agent}.")]
+
+
+def _cut_head(recorded: Recorded, place: Place, kept: Container[str]) -> Head:
+    """What a notebook says of an agent that stands at a place."""
+    head = Head(**{field.name: getattr(recorded, field.name) for field in fields(Head)})
+    return replace(
+        head,
+        state="unfinished",
+        outcome=None,
+        patch=Patch(),
+        ended=time.time(),
+        turn=place.iteration,
+        subagents=tuple(child for child in head.subagents if child.agent in kept),
+    )
+
+
 def _line(recorded: dict[str, Recorded], place: Place) -> Iterator[Place]:
     """The place, and where each agent above it stands at that moment."""
     yield place
@@ -112,29 +174,21 @@ def _is_kept(name: str, recorded: dict[str, Recorded], cut: dict[str, Place]) ->
 
 
 def _copy(
-    folder: Path, to: Path, recorded: Recorded, place: Place | None, kept: Iterable[str], notice: str, below: str
+    folder: Path, to: Path, recorded: Recorded, place: Place | None, kept: Container[str], notice: str, below: str
 ) -> None:
     """Copy a notebook, cut short at its place; `below` is the task of the sub-agent that it waits for there."""
     agent = recorded.task.agent
     path = to / f"{agent}.ipynb"
     document = Document(path)
-    head = Head(**{field.name: getattr(recorded, field.name) for field in fields(Head)})
-    # What is shared was paid by the other run.
-    head = replace(head, about={**head.about, "run": to.name}, cost=0, total_cost=0, usage=Usage())
     cells = read_cells(folder / path.name)
+    head = Head(**{field.name: getattr(recorded, field.name) for field in fields(Head)})
     if place is not None:
-        head = replace(
-            head,
-            state="unfinished",
-            outcome=None,
-            patch=Patch(),
-            ended=time.time(),
-            turn=place.iteration,
-            subagents=tuple(child for child in head.subagents if child.agent in kept),
-            notices=(*head.notices, notice),
-        )
+        head = _cut_head(recorded, place, kept)
+        head = replace(head, notices=(*head.notices, notice))
         cells = [shown for cell in cells if (shown := _cut(cell, place))]
         _keep_calls(path, recorded, place, below)
+    # What is shared was paid by the other run.
+    head = replace(head, about={**head.about, "run": to.name}, cost=0, total_cost=0, usage=Usage())
     document.describe(lambda: (layout.head(head), write_notebook(head)))
     for cell in cells:
         if cell["id"] != layout.HEAD:

@@ -141,7 +141,9 @@ def _broken_off(
     """What is known of the cells that are to run: one after the other, since a cell begins once the last has ended."""
     cells = []
     recorded = {number: read(path) for number, path in children.items()}
-    code = replies.cells(begun.reply.text, begun.reply.stop_reason).code
+    code = begun.code
+    if code is None:
+        code = replies.cells(begun.reply.text, begun.reply.stop_reason).code
     for index in range(len(begun.cells) + 1, len(code) + 1):
         cell = code_id(begun.number, index)
         calls = tuple(call for place, call in entries.calls if place == cell)

@@ -245,6 +245,7 @@ class CellResult:
         overflow: The file with the full text, when the outputs were capped.
         final: What `FINAL` was given, if it was called and the cell ended well.
         number: Which of the agent's cells it is, counted from 1; a new kernel does not begin anew.
+        human: Whether a person wrote it, in the place of what the model had proposed.
     """
 
     code: str
@@ -260,6 +261,7 @@ class CellResult:
     overflow: Path | None = None
     final: Answer | None = None
     number: int = 0
+    human: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ class Iteration:
         note: What was wrong with the reply, when it was no use.
         started, ended: Seconds since the epoch.
         finishing: Whether it was the turn that is granted after a limit.
+        code: The cells that a person had run instead of those of the reply, none included; `None` for the reply's own.
     """
 
     agent: str
@@ -286,6 +289,45 @@ class Iteration:
     started: float = 0.0
     ended: float = 0.0
     finishing: bool = False
+    code: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a model would have done next, before any of it is done: for a person to judge.
+
+    Args:
+        agent: Whose model it is.
+        number: Of the iteration that it would be.
+        message: What the model was told.
+        reply: What it said.
+        code: The cells of that.
+        note: What is wrong with the reply, when it is no use.
+    """
+
+    agent: str
+    number: int
+    message: str
+    reply: Reply
+    code: tuple[str, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decides about a proposal. Without anything, it is run as it is.
+
+    Args:
+        code: What is run in the place of the proposed cells; `()` for nothing.
+        said: What the model is told about it.
+        rewind: The iteration that the agent is to go back to, rather than do any of it.
+        answer: What the agent ends with, rather than do any of it.
+    """
+
+    code: tuple[str, ...] | None = None
+    said: str = ""
+    rewind: int | None = None
+    answer: Answer | None = None
 
 
 AnswerSource = Literal["final", "finishing turn", "stored", "none"]
@@ -438,6 +480,7 @@ class Replied(Event):
     reply: Reply
     code: tuple[str, ...] = ()
     finishing: bool = False
+    edited: bool = False
 
 
 @dataclass(frozen=True)

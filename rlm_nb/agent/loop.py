@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlm_nb.agent import reply as replies
 from rlm_nb.agent import view
-from rlm_nb.agent.past import Past
+from rlm_nb.agent.past import Past, Rewound
 from rlm_nb.agent.prompts import Prompts
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import RLMSettings
@@ -28,10 +28,12 @@ from rlm_nb.records import (
     CellOutput,
     CellResult,
     CellStarted,
+    Decision,
     Iterated,
     Iteration,
     Message,
     Outcome,
+    Proposal,
     Replied,
     Reply,
     Request,
@@ -61,6 +63,8 @@ class Agent:
         listen: Told of everything that happens.
         max_tokens: The longest reply.
         past: What it has done already, when it goes on from there.
+        review: Decides about each reply before any of its cells runs; waits for that no longer than until it is
+            cancelled.
     """
 
     task: Task
@@ -71,6 +75,7 @@ class Agent:
     listen: Listener
     max_tokens: int
     past: Past | None = None
+    review: Callable[[Proposal, Cancellation], Decision] | None = None
 
     def __post_init__(self) -> None:
         self._history: tuple[Message, ...] = ()
@@ -93,6 +98,7 @@ class Agent:
 
         Raises:
             RLMError: What kept even the first iteration from happening.
+            Rewound: A person wants to go back.
         """
         try:
             if self.past is not None and self._given is not None:
@@ -165,21 +171,44 @@ class Agent:
         self._number += 1
         self._next = NOT_RUN
         parsed = replies.cells(reply.text, reply.stop_reason)
-        self.listen(Replied(self.task.agent, self._number, message, reply, parsed.code, finishing))
+        decision = Decision(begun.code) if begun else self._decided(message, reply, parsed, cancel)
+        edited = decision.code is not None
+        cells = parsed.code if decision.code is None else decision.code
+        note = decision.said or parsed.fault
+        self.listen(Replied(self.task.agent, self._number, message, reply, cells, finishing, edited))
         ran: list[CellResult] = list(begun.cells) if begun else []
-        for index, code in enumerate(parsed.code[len(ran) :], start=len(ran) + 1):
-            ran.append(self._run(index, code, cancel))
+        for index, code in enumerate(cells[len(ran) :], start=len(ran) + 1):
+            ran.append(replace(self._run(index, code, cancel), human=edited and code not in parsed.code))
             if ran[-1].status != "ok" or ran[-1].final is not None:
                 break
-        self._given = ran[-1].final if ran else None
-        self._useless = 0 if ran else self._useless + 1
+        self._given = decision.answer or (ran[-1].final if ran else None)
+        self._useless = 0 if ran or edited else self._useless + 1
         self.completed += 1
         iteration = Iteration(
-            self.task.agent, self._number, message, reply, tuple(ran), parsed.fault, started, time.time(), finishing
+            self.task.agent,
+            self._number,
+            message,
+            reply,
+            tuple(ran),
+            note,
+            started,
+            time.time(),
+            finishing,
+            decision.code,
         )
         self.listen(Iterated(self.task.agent, iteration))
         yield iteration
         return iteration
+
+    def _decided(self, message: str, reply: Reply, parsed: replies.Cells, cancel: Cancellation) -> Decision:
+        """What becomes of a reply, where somebody judges it."""
+        if self.review is None:
+            return Decision()
+        proposal = Proposal(self.task.agent, self._number, message, reply, parsed.code, parsed.fault)
+        decision = self.review(proposal, cancel)
+        if decision.rewind is not None:
+            raise Rewound(decision.rewind)
+        return decision
 
     def _message(self) -> str:
         """What the model is told next; once the agent goes on from its past, that it does."""

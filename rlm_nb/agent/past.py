@@ -8,6 +8,18 @@ from dataclasses import dataclass
 from rlm_nb.records import Iteration
 
 
+class Rewound(Exception):
+    """A person wants the agent back where it was: right after an iteration.
+
+    Args:
+        iteration: Its number; 0 for before the first.
+    """
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"back to iteration {iteration}")
+        self.iteration = iteration
+
+
 @dataclass(frozen=True)
 class Past:
     """An agent's past.

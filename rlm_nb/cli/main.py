@@ -34,6 +34,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.replay import replay
     from rlm_nb.cli.resume import resume
     from rlm_nb.cli.run import EXIT_CODES, run
+    from rlm_nb.cli.step import step
     from rlm_nb.cli.task import task
     from rlm_nb.cli.tree import tree
 
@@ -53,6 +54,7 @@ def app() -> typer.Typer:
         """Agents whose REPL is a real IPython kernel and whose run is a real notebook."""
 
     commands.command(epilog=EXIT_CODES)(run)
+    commands.command(epilog=EXIT_CODES)(step)
     commands.command(epilog=EXIT_CODES)(resume)
     commands.command(epilog=EXIT_CODES)(fork)
     commands.command()(replay)

@@ -60,6 +60,9 @@ def run(
     apply: Annotated[
         bool, typer.Option("--apply", help="Once the task is completed, merge the edits into your files.")
     ] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Ask about the cells of each reply, of every agent, before they run.")
+    ] = False,
     branch: Annotated[
         str | None,
         typer.Option("--branch", "-b", metavar="NAME", help="Start from this branch.", rich_help_panel=WHERE),
@@ -111,7 +114,7 @@ def run(
     from rlm_nb.cli.door import door
 
     with door(verbose) as keys:
-        task = _task(prompt)
+        task = task_from(prompt)
         check_writable(output)
         from rlm_nb.config import load
 
@@ -134,28 +137,46 @@ def run(
         from rlm_nb.kernel import environment
 
         environment.hide(["RLM_MODEL_BASE_URL"])  # it may hold a login
-        view = view_for(settings, keys, verbose)
+        view = view_for(settings, keys, verbose, asking=approve)
 
         def begin(listen: Listener, cancel: Cancellation) -> RunResult:
-            with controller.open_run(
-                task,
-                source,
-                settings,
-                secrets=keys.secrets,
-                branch=branch,
-                commit=commit,
-                context=context,
-                listen=listen,
-                cancel=cancel,
-            ) as opened:
+            def check(opened: Run) -> None:
                 if apply and opened.source.top is None:
                     raise SourceError(f"{opened.source.origin} has no files to --apply edits to: leave that away")
                 view.say(announcement(opened))
+
+            named: dict[str, Any] = {"secrets": keys.secrets, "branch": branch, "commit": commit, "context": context}
+            if approve:
+                return _approved(task, source, settings, view, check, listen=listen, cancel=cancel, **named)
+            with controller.open_run(task, source, settings, listen=listen, cancel=cancel, **named) as opened:
+                check(opened)
                 for _ in opened.iterations():
                     pass
             return opened.result
 
         sys.exit(run_to_its_end(begin, view, keys, output, apply=apply))
+
+
+def _approved(
+    task: str,
+    source: str,
+    settings: Config,
+    view: View,
+    check: Callable[[Run], None],
+    *,
+    cancel: Cancellation,
+    **named: Any,
+) -> RunResult:
+    """Run, and ask about each reply's cells."""
+    from rlm_nb.cli.asking import APPROVE, Screen, follow
+    from rlm_nb.models.keyboard import Keyboard
+    from rlm_nb.stepping import session
+
+    assert isinstance(view, Screen)
+    with session(task, source, settings, cancel=cancel, sub_agents=True, **named) as stepping:
+        check(stepping.run)
+        follow(stepping, view, Keyboard(), cancel, APPROVE)
+    return stepping.result
 
 
 def run_to_its_end(
@@ -202,9 +223,14 @@ def _followed(begin: Callable[..., RunResult], view: View, interruption: Interru
     return running.result()
 
 
-def view_for(settings: Config, keys: Keys, verbose: bool) -> View:
-    """What shows the run on standard error; with `verbose`, what rlm-nb logs, too."""
+def view_for(settings: Config, keys: Keys, verbose: bool, *, asking: bool = False) -> View:
+    """What shows the run on standard error; with `verbose`, what rlm-nb logs, too; with `asking`, questions."""
     from rlm_nb.cli.live import View, can_draw
+
+    if asking:
+        from rlm_nb.cli.asking import Screen
+
+        return Screen(settings.rlm.max_iterations, keys.redact)
 
     # A person who types the cells needs the terminal to stay as it is.
     human = "human" in (settings.model.provider, settings.model.name)
@@ -235,7 +261,7 @@ class _ViewHandler(logging.Handler):
         self._view.say(f"{record.name}: {self.format(record)}")
 
 
-def _task(prompt: str) -> str:
+def task_from(prompt: str) -> str:
     """The task, read from standard input when it is given as `-`."""
     if prompt == "-":
         if sys.stdin is None:

@@ -73,6 +73,16 @@ class KernelClient:
             self._session.close()
             self._session = None
 
+    def look(self, code: str, cancel: Cancellation) -> CellResult:
+        """Run something that is none of the agent's cells, between two of them, such as a look at its variables.
+
+        Raises:
+            KernelDiedError: The kernel is gone and may not be restarted any more.
+        """
+        result = self._execute(code, cancel, None, counted=False)
+        self._count -= 1
+        return result
+
     def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
         """Run one cell to its end, whatever that is.
 
@@ -84,6 +94,9 @@ class KernelClient:
         Raises:
             KernelDiedError: The kernel is gone and may not be restarted any more.
         """
+        return self._execute(code, cancel, on_output, counted=True)
+
+    def _execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None, *, counted: bool) -> CellResult:
         code = valid(code)  # a source cannot hold these characters either; in a literal, their escapes mean the same
         events = self._revive(cancel)
         assert self._session is not None
@@ -92,7 +105,7 @@ class KernelClient:
         cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output)
         self._running = cell
         try:
-            status, error = self._session.run(code, cell, cancel, self._settings)
+            status, error = self._session.run(code, cell, cancel, self._settings, counted=counted)
         finally:
             self._running = None
         events += self._session.process.explain(error)

@@ -93,14 +93,14 @@ class Session:
             return cell == self._latest
 
     def run(
-        self, code: str, cell: Cell, cancel: Cancellation, settings: KernelSettings
+        self, code: str, cell: Cell, cancel: Cancellation, settings: KernelSettings, *, counted: bool = True
     ) -> tuple[CellStatus, str | None]:
-        """Send the cell, and climb the ladder until it has ended."""
+        """Send the cell, and climb the ladder until it has ended; one that is not `counted` leaves no trace in `In`."""
         client = self.process.client
         self.process.begin_cell()
         with self._changed:
             # Under the lock: no output can be read before we know whose it is.
-            identity = client.execute(code, allow_stdin=False, stop_on_error=True)
+            identity = client.execute(code, store_history=counted, allow_stdin=False, stop_on_error=True)
             self._reader.begin(identity, cell.outputs)
             self._cells[identity] = cell
             self._latest = identity

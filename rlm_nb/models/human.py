@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
-import os
 import re
-import select
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from pydantic import SecretStr
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
-from rlm_nb.errors import CancelledError, ModelError
+from rlm_nb.errors import CancelledError
+from rlm_nb.models.keyboard import END, POLL, Keyboard, Source
 from rlm_nb.records import Reply, Request, Usage
-
-END = "."
-"""The line that ends a reply."""
-
-POLL = 0.1
-"""Seconds between two looks at whether the call was cancelled."""
-
-
-class Source(Protocol):
-    """Something with a file descriptor to read from."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        ...
 
 
 class HumanModel:
@@ -46,12 +30,9 @@ class HumanModel:
     """
 
     def __init__(self, source: Source | None = None, screen: TextIO | None = None) -> None:
-        self._source = source
+        self._keyboard = Keyboard(source)
         self._screen = screen
         self._turn = threading.Lock()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._waiting = ""
-        """What was read and belongs to the next line or the next reply."""
 
     @classmethod
     def from_config(cls, config: Config, secrets: Mapping[str, SecretStr]) -> Self:
@@ -97,40 +78,10 @@ class HumanModel:
 
     def _read(self, cancel: Cancellation) -> str:
         """The lines up to the one that ends the reply."""
-        lines: list[str] = []
-        while True:
-            line = self._read_line(cancel)
-            if line is None and not lines:
-                raise CancelledError("the input ended, so nobody is there to reply", usage=Usage())
-            if line is None or line == END:
-                return "\n".join(lines)
-            lines.append(line)
-
-    def _read_line(self, cancel: Cancellation) -> str | None:
-        """The next line without its end, or `None` when the input ends before it begins."""
-        # Not sys.stdin.readline(): it would wait for ever, and keep lines in a buffer where select cannot see them.
-        source = self._descriptor()
-        while "\n" not in self._waiting:
-            cancel.check()
-            if not select.select([source], [], [], POLL)[0]:
-                continue
-            data = os.read(source, 65536)
-            self._waiting += self._decoder.decode(data)
-            if not data:
-                line, self._waiting = self._waiting, ""
-                return line or None
-        line, _, self._waiting = self._waiting.partition("\n")
-        return line.removesuffix("\r")
-
-    def _descriptor(self) -> int:
-        try:
-            return (self._source or sys.stdin).fileno()
-        except (
-            AttributeError,
-            OSError,
-            ValueError,
-        ):  # none, none with a descriptor (as in a notebook), or a closed one
-            raise ModelError("nobody can reply: standard input cannot be read here", usage=Usage()) from None
+        lines = self._keyboard.lines(cancel)
+        if lines is None:
+            raise CancelledError("the input ended, so nobody is there to reply", usage=Usage())
+        return "\n".join(lines)
 
 
 def as_reply(typed: str) -> str:

@@ -210,6 +210,7 @@ def write_iteration(iteration: Iteration, *, complete: bool) -> dict[str, Any]:
         "started": iteration.started,
         "ended": iteration.ended,
         "finishing": iteration.finishing,
+        "code": None if iteration.code is None else list(iteration.code),
         "complete": complete,
     }
 
@@ -226,6 +227,7 @@ def read_iteration(agent: str, rlm: Mapping[str, Any], cells: Sequence[CellResul
         rlm["started"],
         rlm["ended"],
         rlm.get("finishing", False),
+        None if rlm.get("code") is None else tuple(rlm["code"]),
     )
 
 
@@ -248,6 +250,7 @@ def write_result(cell: CellResult, folder: Path) -> dict[str, Any]:
         "overflow": None if cell.overflow is None else relative(cell.overflow, folder),
         "final": None if cell.final is None else _write_answer(cell.final),
         "count": cell.number,
+        "human": cell.human,
     }
 
 
@@ -268,6 +271,7 @@ def read_result(node: Mapping[str, Any], folder: Path) -> CellResult:
         overflow=None if rlm["overflow"] is None else folder / rlm["overflow"],
         final=None if rlm["final"] is None else _read_answer(rlm["final"]),
         number=rlm.get("count", 0),
+        human=rlm.get("human", False),
     )
 
 

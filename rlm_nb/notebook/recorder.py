@@ -223,7 +223,8 @@ class Recorder:
                 self._head = replace(self._head, turn=number)
             case Replied(number=number, message=message, reply=reply, code=code):
                 self._code = {number: code}
-                begun = Iteration(event.agent, number, message, reply, finishing=event.finishing)
+                edited = code if event.edited else None
+                begun = Iteration(event.agent, number, message, reply, finishing=event.finishing, code=edited)
                 self._document.put(self._think(begun, code, complete=False))
                 for index, source in enumerate(code, 1):
                     self._document.put(layout.waiting(number, index, source, "pending"))
@@ -310,13 +311,20 @@ class Recorder:
 
 
 def _of(node: Node, cell: CellResult) -> Node:
+    """The cell, marked as what it is beside one that ran."""
+    if cell.human:
+        node = _tagged(node, "rlm-human")
     return node if cell.status == "ok" else _not_stopping(node)
 
 
 def _not_stopping(node: Node) -> Node:
     """The cell; should it raise, those below it run all the same, when all are run again."""
+    return _tagged(node, "raises-exception")
+
+
+def _tagged(node: Node, tag: str) -> Node:
     metadata = node["metadata"]
-    return {**node, "metadata": {**metadata, "tags": [*metadata["tags"], "raises-exception"]}}
+    return {**node, "metadata": {**metadata, "tags": [*metadata["tags"], tag]}}
 
 
 def _may_go_on(iteration: Iteration) -> bool:
