@@ -53,10 +53,9 @@ from rlm_nb.records import (
     Outcome,
     Proposal,
     Task,
-    Usage,
 )
-from rlm_nb.run_folder import as_json, run_folder, whose, write, write_json
-from rlm_nb.surroundings import about, budget, facts, help_texts, may_delegate, readable, status
+from rlm_nb.run_folder import run_folder, write, write_state
+from rlm_nb.surroundings import about, budget, facts, help_texts, may_delegate, priced, readable, status
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.source import Source
 from rlm_nb.workspace.worktree import BRINGING_HOME
@@ -66,9 +65,6 @@ logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
 
 FINISHING = 60.0
 """Seconds before the end of the time that an agent is granted its last turn; a tenth of the time if that is less."""
-
-VERSION = 1
-"""Of the files run.json and result.json."""
 
 Reviewer = Callable[[Look, Proposal, Cancellation], Decision]
 """Decides about what an agent's model proposes; is given what looks into the agent's kernel meanwhile."""
@@ -212,7 +208,7 @@ def open_run(
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Continuation:
     """How a run goes on from its record.
 
     Args:
@@ -229,7 +225,7 @@ class Run:
     """One run while it goes on: what all of its agents share.
 
     Args:
-        recorded: For a run that goes on from its record, what is to be known of that.
+        continuing: For a run that goes on from its record, what is to be known of that.
         review: Decides about each reply of every agent before its cells run, in the agent's thread.
     """
 
@@ -243,7 +239,7 @@ class Run:
     launcher: Launcher
     listen: Listener
     cancel: Cancellation
-    recorded: Recorded | None = None
+    continuing: Continuation | None = None
     review: Reviewer | None = None
 
     def __post_init__(self) -> None:
@@ -327,7 +323,7 @@ class Run:
         started = time.time()
         result: AgentResult | None = None
         notebook = self.folder / f"{task.agent}.ipynb"
-        past = recall(notebook) if self.recorded is not None and notebook.exists() else None
+        past = recall(notebook) if self.continuing is not None and notebook.exists() else None
         if past is not None and past.needs_nothing:
             above(AgentStarted(task.agent, task))
             result = result_of(past, self.source.patch(past.recorded.patch).text)
@@ -347,8 +343,10 @@ class Run:
                 )
                 spent = self.ledger.spent_of(task.agent)
                 base = past.base if past else base
-                if past is not None and self.recorded is not None:
-                    record = Recorder.resume(notebook, cost=spent.cost, usage=spent.usage, notice=self.recorded.notice)
+                if past is not None and self.continuing is not None:
+                    record = Recorder.resume(
+                        notebook, cost=spent.cost, usage=spent.usage, notice=self.continuing.notice
+                    )
                 else:
                     begin = {"start": {**self.source.as_json(), "base": base}, "settings": self._settings}
                     record = Recorder.open(
@@ -393,7 +391,7 @@ class Run:
                 )
                 recorder.finish(result)
         except Rewound as back:
-            self.recorded = Recorded(rewind(self.folder, task.agent, back.iteration))
+            self.continuing = Continuation(rewind(self.folder, task.agent, back.iteration))
             return (yield from self.agent(task, base, cancel, parent, above))
         except RLMError as error:
             if result is None:
@@ -413,9 +411,7 @@ class Run:
             error: What broke the run off, so that there will be none.
             ended: Whether everything of it has ended by now.
         """
-        state = {
-            "version": VERSION,
-            "id": self.folder.name,
+        facts = {
             "task": self.task.prompt,
             "repository": self.source.origin,
             "checkout": None if self.source.top is None else str(self.source.top),
@@ -424,21 +420,9 @@ class Run:
             "start": self.source.as_json(),
             "context": None if self.task.context is None else str(self.task.context),
             "model": self.model.name,
-            "status": "running",
-            **whose(),
             "started": self.started,
         }
-        if root is not None:
-            result = as_json(root)
-            state |= {name: result[name] for name in ("status", "ended", "answer", "stop_reason")}
-            state |= {name: result[name] for name in ("cost", "total_cost", "children")}
-            write_json(self.folder / "result.json", result)
-        elif error is not None:
-            stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
-            state |= {"status": "partial" if stopped else "error", **({"ended": time.time()} if ended else {})}
-            state |= {"stop_reason": str(error) or type(error).__name__}
-            state |= {"total_cost": self.ledger.balance().spent_cost / 1e6}
-        write_json(self.folder / "run.json", state)
+        write_state(self.folder, facts, root, error, self.ledger.balance().spent_cost if error else 0, ended=ended)
 
     def _open(
         self,
@@ -513,12 +497,12 @@ class Run:
 
     def _slot(self, agent: str) -> AbstractContextManager[Callable[[], None]]:
         """Its place among the agents that there may be; one that had begun before has it already."""
-        if self.recorded is not None and self.ledger.spent_of(agent).sandboxes:
+        if self.continuing is not None and self.ledger.spent_of(agent).sandboxes:
             return nullcontext(lambda: None)
         return self.ledger.reserve_sandbox(agent)
 
     def _before(self, past: Recalled, home: Home) -> Past:
-        said = self.recorded.said.get(past.recorded.task.agent, "") if self.recorded else ""
+        said = self.continuing.said.get(past.recorded.task.agent, "") if self.continuing else ""
         return Past(past.iterations, past.begun, home.differing, said)
 
     def _answer(self, task: Task, queries: Queries, call: Call, cancel: Cancellation) -> JSON:
@@ -530,17 +514,8 @@ class Run:
         if call.name == "budget":
             return budget(self.ledger.balance(), task.depth, self.config.rlm.max_depth)
         if call.name == "price":
-            return self._priced(call.arguments)
+            return priced(self.price, call.arguments)
         raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
-
-    def _priced(self, counts: dict[str, JSON]) -> JSON:
-        """What so many tokens cost in micro-dollars: for the guards of a task that an agent runs in its kernel."""
-        known = vars(Usage()).keys()
-        if not counts.keys() <= known or not all(
-            type(count) is int and 0 <= count < 10**9 for count in counts.values()
-        ):
-            raise BridgeError(f"a price is asked for with counts of {', '.join(known)}")
-        return self.price(Usage(**counts))
 
     def _finishing(self) -> float:
         return min(FINISHING, self.config.rlm.global_timeout / 10)

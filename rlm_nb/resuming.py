@@ -15,7 +15,7 @@ from rlm_nb.audience import Audience, ignore
 from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config, load
-from rlm_nb.controller import Recorded, Run
+from rlm_nb.controller import Continuation, Run
 from rlm_nb.errors import ConfigError, RunFolderError
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.models import get_model
@@ -65,7 +65,7 @@ def resume(
     notice = f"It was broken off ({state.how}), and goes on since {_now()}"
     with ExitStack() as stack:
         going_on = _GoingOn(stack, config, secrets, listen, cancel, model)
-        yield going_on.run(folder, state, Recorded(notice, said or {}), unsettled(folder))
+        yield going_on.run(folder, state, Continuation(notice, said or {}), unsettled(folder))
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def fork(
         new = stack.enter_context(run_folder(config, keep=lambda: going_on.saw_a_turn))
         notice = f"It shares the run {folder.name} up to iteration {iteration} of {agent}, and goes on since {_now()}"
         prune(folder, new, agent, iteration, notice)
-        yield going_on.run(new, state, Recorded(notice, {agent: said} if said else {}), None)
+        yield going_on.run(new, state, Continuation(notice, {agent: said} if said else {}), None)
 
 
 class _GoingOn:
@@ -132,11 +132,13 @@ class _GoingOn:
         """Whether there is something new to keep."""
         return self._audience.saw_a_turn
 
-    def run(self, folder: Path, state: State, recorded: Recorded, known: Mapping[str, tuple[int, Usage]] | None) -> Run:
+    def run(
+        self, folder: Path, state: State, continuing: Continuation, known: Mapping[str, tuple[int, Usage]] | None
+    ) -> Run:
         """The run in a folder with a record; `known` is what its budget is to know, `None` where it has none yet."""
         source = Source.reopen(folder, state.start, self._config.workspace)
         ledger = open_ledger(self._config, folder, self._audience, known)
-        self._audience(Notice("root", recorded.notice))
+        self._audience(Notice("root", continuing.notice))
         return self._stack.enter_context(
             Run(
                 task=Task(state.task, context=readable(state.context) if state.context is not None else None),
@@ -149,7 +151,7 @@ class _GoingOn:
                 launcher=self._launcher,
                 listen=self._audience,
                 cancel=self._cancel,
-                recorded=recorded,
+                continuing=continuing,
             )
         )
 

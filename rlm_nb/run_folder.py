@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from rlm_nb.config import Config
-from rlm_nb.errors import RunFolderError
+from rlm_nb.errors import CancelledError, RunFolderError
 from rlm_nb.processes import is_alive, this_process, world
 from rlm_nb.records import JSON, AgentResult
 from rlm_nb.workspace.apply import Home
 from rlm_nb.workspace.scratch import remove_tree
+
+VERSION = 1
+"""Of the files run.json and result.json."""
 
 LARGEST = 1 << 30
 """Bytes of a run.json; no answer is longer."""
@@ -176,6 +179,41 @@ def _state(folder: Path) -> Iterator[dict[str, Any]]:
         raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{path} is not the record of a run") from error
+
+
+def write_state(
+    folder: Path,
+    facts: Mapping[str, JSON],
+    root: AgentResult | None,
+    error: BaseException | None,
+    spent: int,
+    *,
+    ended: bool,
+) -> None:
+    """Write run.json, and at the end result.json.
+
+    Args:
+        folder: The run's folder.
+        facts: What is to be known of the run, however it stands.
+        root: The root's result, once there is one.
+        error: What broke the run off, so that there will be none.
+        spent: Micro-dollars, where it was broken off.
+        ended: Whether everything of it has ended by now.
+
+    Raises:
+        RunFolderError: They cannot be written.
+    """
+    state = {"version": VERSION, "id": folder.name, **facts, "status": "running", **whose()}
+    if root is not None:
+        result = as_json(root)
+        state |= {name: result[name] for name in ("status", "ended", "answer", "stop_reason")}
+        state |= {name: result[name] for name in ("cost", "total_cost", "children")}
+        write_json(folder / "result.json", result)
+    elif error is not None:
+        stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)
+        state |= {"status": "partial" if stopped else "error", **({"ended": time.time()} if ended else {})}
+        state |= {"stop_reason": str(error) or type(error).__name__, "total_cost": spent / 1e6}
+    write_json(folder / "run.json", state)
 
 
 def as_json(result: AgentResult) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import stat
 from pathlib import Path
 
 from rlm_nb.context_access import IN_MEMORY
-from rlm_nb.errors import RunFolderError
-from rlm_nb.records import JSON, Balance, Task
+from rlm_nb.errors import BridgeError, RunFolderError
+from rlm_nb.protocols import Price
+from rlm_nb.records import JSON, Balance, Task, Usage
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.workspace.source import Source
 
@@ -92,6 +93,18 @@ def budget(balance: Balance, depth: int, max_depth: int) -> dict[str, JSON]:
         "depth": depth,
         "max_depth": max_depth,
     }
+
+
+def priced(price: Price, counts: dict[str, JSON]) -> JSON:
+    """What so many tokens cost in micro-dollars: for the guards of a task that an agent runs in its kernel.
+
+    Raises:
+        BridgeError: These are no counts.
+    """
+    known = vars(Usage()).keys()
+    if not counts.keys() <= known or not all(type(count) is int and 0 <= count < 10**9 for count in counts.values()):
+        raise BridgeError(f"a price is asked for with counts of {', '.join(known)}")
+    return price(Usage(**counts))
 
 
 def status(balance: Balance) -> str:

@@ -159,7 +159,7 @@ def test_the_flags_and_targets_exist() -> None:
     text = everything()
     usage = "".join(
         subprocess.run([sys.executable, "-m", "rlm_nb", verb, "--help"], stdout=-1, text=True, check=True).stdout
-        for verb in ("run", "tree", "diff", "apply", "clean", "task")
+        for verb in ("run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step")
     )
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy) .*", "", text)))
     assert flags
