@@ -184,7 +184,7 @@ def _copy(
     head = Head(**{field.name: getattr(recorded, field.name) for field in fields(Head)})
     if place is not None:
         head = _cut_head(recorded, place, kept)
-        head = replace(head, notices=(*head.notices, notice))
+        head = replace(head, notices=(*head.notices, notice), started=time.time())
         cells = [shown for cell in cells if (shown := _cut(cell, place))]
         _keep_calls(path, recorded, place, below)
     # What is shared was paid by the other run.

@@ -286,3 +286,31 @@ def test_a_fork_within_a_sub_agent(tmp_path: Path, repository: Path) -> None:
     with pytest.raises(RunFolderError, match="there is no iteration 7"):
         forked(first.folder, "root.1", 7, other)
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
+
+
+def test_what_agents_left_in_the_repository_of_the_run_counts_for_nothing(tmp_path: Path, repository: Path) -> None:
+    """Settings, hooks and detours that a cell put into `ctl.git` are gone before git works in it again."""
+    evil = tmp_path / "evil"
+    model = Asked([python("x = 1"), python("FINAL('so far')"), python("Path('a').touch()"), python("FINAL(x)")])
+    first = begun(tmp_path, repository, model, rlm={"max_iterations": 1})
+    ctl = first.folder / "ctl.git"
+    with (ctl / "config").open("a") as config:
+        config.write(f"[core]\n\tfsmonitor = touch {evil}\n")
+    (ctl / "commondir").write_text("/nowhere")
+    (ctl / "info" / "attributes").write_text("* filter=evil\n")
+    result = resumed(first.folder, model, rlm={"max_iterations": 9})
+    assert (result.root.answer.value, result.root.patch.files) == (1, ("a",))
+    assert not (ctl / "commondir").exists()
+    assert "fsmonitor" not in (ctl / "config").read_text()
+    assert "evil" not in (ctl / "info" / "attributes").read_text()
+    assert not evil.exists()
+
+
+def test_a_model_that_failed_is_asked_again(tmp_path: Path, repository: Path) -> None:
+    """A run that ended with an error goes on when its model answers again."""
+    failing = {"error": "unavailable", "times": 9}
+    first = begun(tmp_path, repository, Asked([python("x = 5"), failing]), rlm={"max_failures": 1})
+    assert first.root.status == "error"
+    result = resumed(first.folder, Asked(["", python("FINAL(x)")]))
+    assert (result.root.status, result.root.answer.value) == ("completed", 5)
+    check_record(result.folder)

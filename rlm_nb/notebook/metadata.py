@@ -129,7 +129,7 @@ def write_notebook(head: Head) -> dict[str, Any]:
         "children": [asdict(child) for child in head.subagents],
         "notices": list(head.notices),
         "start": dict(head.start),
-        "settings": dict(head.settings),
+        "settings": _pack(dict(head.settings)),  # which is written with every save
         "outcome": None if head.outcome is None else _write_outcome(head.outcome),
         "patch": {
             "files": list(head.patch.files),
@@ -180,7 +180,7 @@ def read_notebook(
         subagents=tuple(_read_child(child) for child in rlm["children"]),
         notices=tuple(rlm["notices"]),
         start=rlm.get("start", {}),
-        settings=rlm.get("settings", {}),
+        settings=json.loads(rlm.get("settings", "{}")),
         outcome=None if rlm["outcome"] is None else _read_outcome(rlm["outcome"]),
         patch=Patch(
             files=tuple(rlm["patch"]["files"]),
