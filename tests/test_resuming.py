@@ -17,8 +17,9 @@ from rlm_nb.config import Config
 from rlm_nb.controller import RunResult, run
 from rlm_nb.errors import ConfigError, RunFolderError
 from rlm_nb.models.scripted import ScriptedModel
+from rlm_nb.notebook.journal import read_journal
 from rlm_nb.notebook.reader import read
-from rlm_nb.records import CellStarted, Event, Replied, Reply, Request
+from rlm_nb.records import CellStarted, Event, Iterated, Replied, Reply, Request
 from rlm_nb.resuming import fork, resume, settings_of
 from tests.test_replaying import contents, python
 from tests.whole_runs.conftest import check_record
@@ -184,19 +185,72 @@ def test_a_crash_between_reply_and_notebook_asks_nothing_twice(tmp_path: Path, r
 
     model.during = copy
     first = begun(tmp_path, repository, model, crash)
-    crashed = crashed.rename(crashed.with_name(first.id))
-    for name, died in (("run.json", {"pid": GONE}), ("budget.json", {})):
-        state = json.loads((crashed / name).read_text()) | died
-        for lease in state.get("leases", {}).values():
-            lease["pid"] = GONE
-        (crashed / name).write_text(json.dumps(state))
-    assert [lease["kind"] for lease in state["leases"].values()].count("call") == 1
+    crashed = as_if_killed(crashed, first.id)
+    leases = json.loads((crashed / "budget.json").read_text())["leases"]
+    assert [lease["kind"] for lease in leases.values()].count("call") == 1
     assert len(read(crashed / "root.ipynb").iterations) == 1
     result = resumed(crashed, model)
     assert (result.root.status, result.root.answer.value) == ("completed", 2)
     assert len(model.requests) == 2
     assert result.balance.spent_cost == first.balance.spent_cost
     check_record(crashed)
+
+
+def as_if_killed(folder: Path, run: str) -> Path:
+    """A copy of a run's folder, as that of a process which is gone."""
+    folder = folder.rename(folder.with_name(run))
+    for name, died in (("run.json", {"pid": GONE}), ("budget.json", {})):
+        state = json.loads((folder / name).read_text()) | died
+        for lease in state.get("leases", {}).values():
+            lease["pid"] = GONE
+        (folder / name).write_text(json.dumps(state))
+    return folder
+
+
+def test_an_agent_that_was_done_leaves_its_files(tmp_path: Path, repository: Path) -> None:
+    """Killed between its last cell and its end: nobody is asked anything, and the edits are there."""
+    model = Asked([python("edit_file('README.md', 'Says', 'Said')\nFINAL('done')")])
+    crashed = tmp_path / "crashed"
+
+    def crash(event: Event, cancel: Cancellation) -> None:
+        if isinstance(event, Iterated):
+            shutil.copytree(next((tmp_path / "runs").glob("*-*-*")), crashed)
+
+    first = begun(tmp_path, repository, model, crash)
+    result = resumed(as_if_killed(crashed, first.id), model)
+    assert (result.root.status, result.root.answer.value) == ("completed", "done")
+    assert result.root.patch.files == first.root.patch.files == ("README.md",)
+    assert len(model.requests) == 1
+    check_record(result.folder)
+
+
+def test_answers_of_a_batch_that_was_cut_short_are_kept(tmp_path: Path, repository: Path) -> None:
+    """What a model had answered is not asked again, in whichever cell of the reply it was; the rest is."""
+    model = Asked(
+        [
+            python("first = llm_query_batched(['a', 'b'])", "second = llm_query_batched(['c', 'stop'])"),
+            python("FINAL([*map(str, first), *map(str, second)])"),
+        ],
+        [("^(a|b|c)$", "yes"), ("^stop$", "go")],
+    )
+    crashed, answered = tmp_path / "crashed", threading.Event()
+
+    def crash(request: Request) -> None:
+        if request.turn == 0 and request.messages[-1].content == "stop":
+            folder = next((tmp_path / "runs").glob("*-*-*"))
+            while len(read_journal(folder / "root.ipynb").asides) < 3:
+                answered.wait(0.01)
+            shutil.copytree(folder, crashed)
+
+    model.during = crash
+    first = begun(tmp_path, repository, model)
+    model.during = lambda request: None
+    model.requests.clear()
+    result = resumed(as_if_killed(crashed, first.id), model)
+    assert result.root.answer.value == ["yes", "yes", "yes", "go"]
+    assert model.calls == {("root", 0, "stop"): 1, ("root", 2, ""): 1}
+    assert result.balance.calls == 7  # with the one of which nobody knows
+    check_record(result.folder)
 
 
 def test_who_is_done_or_at_work_is_not_resumed(tmp_path: Path, repository: Path) -> None:
