@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -58,7 +59,7 @@ from rlm_nb.run_folder import run_folder, write, write_state
 from rlm_nb.surroundings import about, budget, facts, help_texts, may_delegate, priced, readable, status
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 from rlm_nb.workspace.source import Source
-from rlm_nb.workspace.worktree import BRINGING_HOME
+from rlm_nb.workspace.worktree import BRINGING_HOME, Worktree
 
 # As the documentation of `logging` has it for libraries: warnings are for who asks for them, not for stderr.
 logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
@@ -441,34 +442,44 @@ class Run:
             folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
         except OSError as error:
             raise KernelStartError(f"there is no place for its files: {error.strerror}: {error.filename}") from error
-        after = self.source.last(task.agent) if past else None
-        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
+        checked_out: Future[Worktree] = Future()
 
-        def prepare(cancel: Cancellation) -> Spawn:
-            # All of a batch start from what the parent's files are now.
-            commit = tree.snapshot(f"{task.agent} asks for sub-agents", cancel)
-            return partial(self._spawn, commit, recorder)
-
-        queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
-        transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
-        answers = Answers(folder, lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt")
-        kernel = KernelClient(
-            self.launcher,
-            folder,
-            tree.workdir,
-            answers.overflow,
-            self.config.kernel,
-            {
+        def greeting() -> dict[str, JSON]:
+            tree = checked_out.result()
+            return {
                 "task": task.prompt,
                 "subagents": may_delegate(task, self.config.rlm.max_depth),
                 "context": str(task.context) if task.context else None,
                 "objects": str(self.source.ctl / "objects"),
                 "worktree": str(tree.path),
-            },
+                "workdir": str(tree.workdir),
+            }
+
+        def prepare(cancel: Cancellation) -> Spawn:
+            # All of a batch start from what the parent's files are now.
+            commit = checked_out.result().snapshot(f"{task.agent} asks for sub-agents", cancel)
+            return partial(self._spawn, commit, recorder)
+
+        queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
+        transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
+        answers = Answers(folder, lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt")
+        client = KernelClient(
+            self.launcher,
+            folder,
+            folder,
+            answers.overflow,
+            self.config.kernel,
+            greeting,
             answers.before(partial(self._answer, task, queries), transcript, recorder.called),
             cancel,
         )
-        client = kernels.enter_context(kernel)
+        kernels.callback(client.close)
+        kernels.callback(checked_out.cancel)  # nobody waits for files that will never be there
+        client.begin()  # it builds its shell while its files are written
+        after = self.source.last(task.agent) if past else None
+        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
+        checked_out.set_result(tree)
+        client.wait_until_ready()
         begun()
         recording = RecordingKernel(client, transcript)
         if past is None:

@@ -28,7 +28,14 @@ def our_kernel(launcher: Launcher, folder: Path) -> Iterator[KernelClient]:
     greeting: dict[str, JSON] = {"task": "Measure", "subagents": True, "context": None}
     settings, outputs = KernelSettings(), folder / "outputs"
     with KernelClient(
-        launcher, folder, workdir, lambda number: outputs / f"{number}.txt", settings, greeting, _refuse, Cancellation()
+        launcher,
+        folder,
+        workdir,
+        lambda number: outputs / f"{number}.txt",
+        settings,
+        lambda: greeting,
+        _refuse,
+        Cancellation(),
     ) as client:
         yield client
 

@@ -36,10 +36,10 @@ class KernelClient:
     Args:
         launcher: Starts the processes.
         folder: The agent's own folder.
-        workdir: Where cells run.
+        workdir: Where the kernel starts. Cells run there, unless the greeting names another `workdir`.
         outputs: Tells the file that takes the full text of the cell with this number, when it is too long.
         settings: The limits.
-        greeting: What a kernel is told when it says hello.
+        greeting: Tells what a kernel is told when it says hello; may take its time, while the kernel waits.
         handle: Answers the calls that cells make (`rlm_query`, `llm_query`, `budget`).
         cancel: What cancels every call.
     """
@@ -51,7 +51,7 @@ class KernelClient:
         workdir: Path,
         outputs: Callable[[int], Path],
         settings: KernelSettings,
-        greeting: dict[str, JSON],
+        greeting: Callable[[], dict[str, JSON]],
         handle: Handler,
         cancel: Cancellation,
     ) -> None:
@@ -63,15 +63,23 @@ class KernelClient:
         self._session: Session | None = None
 
     def __enter__(self) -> Self:
-        self._session = self._start(self._cancel)
+        self.begin()
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the kernel, if there is one."""
         if self._session is not None:
-            self._session.close()
-            self._session = None
+            self._discard()
 
     def look(self, code: str, cancel: Cancellation) -> CellResult:
         """Run something that is none of the agent's cells, between two of them, such as a look at its variables.
@@ -82,6 +90,21 @@ class KernelClient:
         result = self._execute(code, cancel, None, counted=False)
         self._count -= 1
         return result
+
+    def begin(self) -> None:
+        """Start the kernel, and do not wait until it is ready; `close` must follow. Raises `KernelStartError`."""
+        if self._session is None:
+            self._session = self._start()
+
+    def wait_until_ready(self) -> None:
+        """Wait for the kernel that has begun.
+
+        Raises:
+            KernelStartError: It died, or `kernel.start_timeout` is over.
+            CancelledError: The calls were cancelled.
+        """
+        assert self._session is not None
+        self._session.wait_until_ready(self._cancel)
 
     def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
         """Run one cell to its end, whatever that is.
@@ -152,18 +175,22 @@ class KernelClient:
             if self._restarts >= self._settings.max_restarts:
                 raise KernelDiedError(f"the kernel ended {self._restarts + 1} times; it is not restarted any more")
             self._restarts += 1
-            self._session = self._start(cancel)
+            self._session = self._start()
+            try:
+                self._session.wait_until_ready(cancel)
+            except BaseException:
+                self._discard()
+                raise
             events.append(ANEW)
         return events
 
-    def _start(self, cancel: Cancellation) -> Session:
+    def _start(self) -> Session:
         return Session(
             self._launcher,
             self._folder,
             self._workdir,
             self._answer,
             self._cancel,
-            cancel,
             self._settings,
         )
 
@@ -175,7 +202,7 @@ class KernelClient:
     def _answer(self, call: Call, cancel: Cancellation) -> JSON:
         """What the bridge asks when a cell calls: ours first, the controller's otherwise; all of it is recorded."""
         if call.name in ("hello", "ready"):
-            return self._greeting if call.name == "hello" else None
+            return self._greeting() if call.name == "hello" else None
         cell = self._running
         if cell is None:
             raise BridgeError(f"{call.name} was called when no cell was running")

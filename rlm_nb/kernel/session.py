@@ -54,10 +54,10 @@ class Session:
         workdir: Path,
         answer: Handler,
         calls_cancel: Cancellation,
-        start_cancel: Cancellation,
         settings: KernelSettings,
     ) -> None:
         self.ended = False
+        self._settings = settings
         self._said_ready = threading.Event()
         self._answer = answer
         self._reader = OutputReader()
@@ -72,11 +72,20 @@ class Session:
             with bridge.kernel_end as wire:
                 self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings))
             stack.callback(self.process.close)
-            self.process.wait_until_ready(self._said_ready, settings.start_timeout, start_cancel)
             self._bell, self._rung = stack.enter_context(_pair())
-            self._thread.start()
-            stack.callback(self._stop_reading)
             self._stack = stack.pop_all()
+
+    def wait_until_ready(self, cancel: Cancellation) -> None:
+        """Wait until cells can be sent, no longer than `kernel.start_timeout`; the first call does that.
+
+        Raises:
+            KernelStartError: The kernel died, or the time is up.
+            CancelledError: `cancel` was set.
+        """
+        if self._thread.ident is None:
+            self.process.wait_until_ready(self._said_ready, self._settings.start_timeout, cancel)
+            self._thread.start()
+            self._stack.callback(self._stop_reading)
 
     def close(self) -> None:
         """End the kernel, its bridge and the reader."""

@@ -18,16 +18,22 @@ def dumps(value: Any) -> str:
 
 
 def _written(value: Any, newline: str) -> str:
-    if isinstance(value, str):
-        return encode_basestring(value)
     below = newline + " "
     if isinstance(value, dict) and value:
-        pairs = [f"{encode_basestring(name)}: {_written(value[name], below)}" for name in sorted(value)]
+        pairs = [f"{encode_basestring(name)}: {_item(value[name], below)}" for name in sorted(value)]
         return f"{{{below}{f',{below}'.join(pairs)}{newline}}}"
     if isinstance(value, list | tuple) and value:
-        items = [encode_basestring(item) if type(item) is str else _written(item, below) for item in value]
+        items = [_item(item, below) for item in value]
         return f"[{below}{f',{below}'.join(items)}{newline}]"
-    return str(value) if type(value) is int else _PLAIN.encode(value)
+    return encode_basestring(value) if isinstance(value, str) else _PLAIN.encode(value)
+
+
+def _item(value: Any, newline: str) -> str:
+    """The same; most values are the ones that are told at a glance."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value)
+    return str(value) if kind is int else "null" if value is None else _written(value, newline)
 
 
 _PLAIN = json.JSONEncoder(allow_nan=False)

@@ -36,7 +36,13 @@ def load(shell: Any) -> None:
         shell: The `InteractiveShell` of the kernel.
     """
     client = Client.inherited(lambda: _cell(shell))
-    furnish(shell, client, client.call("hello", pid=os.getpid()) if client else {})
+    hello = client.call("hello", pid=os.getpid()) if client else {}
+    if "workdir" in hello:  # the kernel began while its files were still written
+        Path(hello["workdir"]).mkdir(parents=True, exist_ok=True)  # an earlier kernel's cell may have deleted it
+        os.chdir(hello["workdir"])
+        shell.starting_dir = hello["workdir"]
+        shell.user_ns["_dh"][:] = [Path(hello["workdir"])]
+    furnish(shell, client, hello)
     if client:
         client.call("ready")  # not before all that can fail has been done
 

@@ -77,7 +77,7 @@ def replay(
             place.workdir,
             answers.overflow,
             KernelSettings.model_validate(settings.get("kernel", {})),
-            greeting(past, place),
+            lambda: greeting(past, place),
             answers.before(_nobody, transcript, lambda call: None),
             cancel,
         )

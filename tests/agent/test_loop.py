@@ -126,7 +126,7 @@ def _kernel(launcher: Launcher, folder: Path, **settings: Any) -> KernelClient: 
         folder / "work",
         lambda number: folder / f"{number}.txt",
         KernelSettings(**settings),
-        {"task": "Work.", "subagents": False, "context": None},
+        lambda: {"task": "Work.", "subagents": False, "context": None},
         lambda call, cancel: {"calls": 0},
         Cancellation(),
     )

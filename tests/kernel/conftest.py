@@ -36,7 +36,7 @@ class Bench:
                 self.workdir,
                 lambda number: folder / "outputs" / f"{number}.txt",
                 KernelSettings(**settings),
-                {"subagents": True, "context": None},
+                lambda: {"subagents": True, "context": None},
                 self.answer,
                 self.cancel,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def test_death_while_starting(launcher: Launcher, tmp_path: Path, last: str) -> 
         return {}
 
     began = time.monotonic()
-    with pytest.raises(KernelStartError, match=r"ended while it was starting \(signal SIGKILL"):
-        Session(launcher, tmp_path, tmp_path, answer, Cancellation(), Cancellation(), KernelSettings())
+    with closing(Session(launcher, tmp_path, tmp_path, answer, Cancellation(), KernelSettings())) as session:
+        with pytest.raises(KernelStartError, match=r"ended while it was starting \(signal SIGKILL"):
+            session.wait_until_ready(Cancellation())
     assert time.monotonic() - began < 20

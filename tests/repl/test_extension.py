@@ -41,7 +41,7 @@ def evaluate(
                 workdir,
                 lambda number: folder / f"{number}.txt",
                 KernelSettings(),
-                greeting,
+                lambda: greeting,
                 lambda call, cancel: {"calls": 0},
                 Cancellation(),
             )
@@ -49,7 +49,7 @@ def evaluate(
 
         def run(expression: str) -> Any:
             result = kernel.execute(f"FINAL({expression})", Cancellation())
-            assert result.final is not None, result
+            assert result.final is not None, result.error
             return result.final.value
 
         yield run
@@ -91,7 +91,7 @@ def test_a_context_that_has_vanished(tmp_path: Path, clean_environment: Path, wa
             tmp_path,
             lambda number: tmp_path / f"{number}.txt",
             KernelSettings(),
-            greeting,
+            lambda: greeting,
             lambda call, cancel: None,
             Cancellation(),
         ).__enter__()
