@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, overload
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from rlm_nb.errors import RLMError, SubcallError
-from rlm_nb.lean import jsonschema
 from rlm_nb.records import JSON
 from rlm_nb.tasks.guards import current
 from rlm_nb.tasks.replies import one_of, parsed, yes_or_no
+from rlm_nb.tasks.schemas import wanted
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -102,22 +102,24 @@ def semantic_subcall_json(
         prompt: The question; it should say what the answer looks like, unless `schema` does.
         context_chunk: The text that it is about.
         default: Given when the second answer is no use either; without it, that is raised.
-        schema: A pydantic model, of which an instance is given, or a JSON schema.
+        schema: A pydantic model, of which an instance is given, or a JSON schema, which must hold all that it refers
+            to: nothing is fetched.
 
     Raises:
         TypeError: `schema` is neither; nothing was asked.
-        ValueError: `schema` is a dict, but no JSON schema; nothing was asked.
+        ValueError: `schema` is a dict, but no JSON schema, or refers to what is not in it; nothing was asked.
         SubcallError: The answer is no use, and there is no default.
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
     _check(prompt, context_chunk)
-    given: dict[str, JSON] = {"prompt": prompt}
-    wanted = f"{prompt}\n\nAnswer with valid JSON and nothing else."
-    if schema is not None:
-        given["schema"] = _described(schema)
-        wanted += f" It must fit this JSON schema: {json.dumps(given['schema'])}"
-    return _asked(wanted, context_chunk, "json", lambda reply: _value(reply, schema), default, given)
+    asked = f"{prompt}\n\nAnswer with valid JSON and nothing else."
+    if schema is None:
+        return _asked(asked, context_chunk, "json", parsed, default, {"prompt": prompt})
+    shape = wanted(schema)
+    asked += f" It must fit this JSON schema: {json.dumps(shape.described)}"
+    given = {"prompt": prompt, "schema": shape.described}
+    return _asked(asked, context_chunk, "json", lambda reply: shape.fitted(parsed(reply)), default, given)
 
 
 def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSING) -> bool:
@@ -129,8 +131,8 @@ def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSI
         ModelError: There is no reply.
     """
     _check(prompt, context_chunk)
-    wanted = f"{prompt}\n\nAnswer with yes or no and nothing else."
-    return _asked(wanted, context_chunk, "bool", yes_or_no, default, {"prompt": prompt})
+    asked = f"{prompt}\n\nAnswer with yes or no and nothing else."
+    return _asked(asked, context_chunk, "bool", yes_or_no, default, {"prompt": prompt})
 
 
 def semantic_subcall_choice(
@@ -150,8 +152,8 @@ def semantic_subcall_choice(
         raise ValueError(f"choices must be a list of words, not {choices!r}")
     _check(prompt, context_chunk)
     given: dict[str, JSON] = {"prompt": prompt, "choices": list(choices)}
-    wanted = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
-    return _asked(wanted, context_chunk, "choice", lambda reply: one_of(reply, choices), default, given)
+    asked = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
+    return _asked(asked, context_chunk, "choice", lambda reply: one_of(reply, choices), default, given)
 
 
 def _asked(prompt: str, chunk: str, kind: str, read: Callable[[str], T], default: Any, given: dict[str, JSON]) -> T:
@@ -178,32 +180,3 @@ def _check(prompt: str, chunk: str) -> None:
         raise ValueError("the prompt must be a string that says something")
     if not isinstance(chunk, str):
         raise TypeError(f"the chunk must be a string, such as context_slice gives, not {type(chunk).__name__}")
-
-
-def _described(schema: Any) -> dict[str, JSON]:
-    """A schema as the model is shown it; what is none is raised before anything is paid for."""
-    if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return schema.model_json_schema()
-    if not isinstance(schema, dict):
-        raise TypeError(f"schema must be a pydantic model or a JSON schema as a dict, not {schema!r}")
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"not a JSON schema: at {error.json_path}: {error.message[:200]}") from None
-    return schema
-
-
-def _value(reply: str, schema: type[BaseModel] | dict[str, JSON] | None) -> Any:
-    value = parsed(reply)
-    if isinstance(schema, dict):
-        fault = next(iter(jsonschema.validators.validator_for(schema)(schema).iter_errors(value)), None)
-        if fault is not None:
-            raise SubcallError(f"it does not fit the schema at {fault.json_path}: {fault.message[:200]}")
-    elif schema is not None:
-        try:
-            return schema.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the top"
-            raise SubcallError(f"it does not fit the schema at {place}: {first['msg']}") from None
-    return value

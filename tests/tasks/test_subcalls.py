@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -208,13 +211,61 @@ def test_one_of_several(run: Run, reply: str, choice: str | None) -> None:
         assert result["result"] == choice
 
 
+class Unwritable(BaseModel):
+    function: Callable[[], int]
+
+
 @pytest.mark.parametrize(
-    ("schema", "kind"), [({"type": "objekt"}, ValueError), (True, TypeError), (int, TypeError), ("object", TypeError)]
+    ("schema", "kind", "words"),
+    [
+        ({"type": "objekt"}, ValueError, "at $.type"),
+        ({"type": "string", "pattern": "("}, ValueError, "is not a 'regex'"),
+        ({"$schema": "https://example.org/own"}, ValueError, "no version that is known"),
+        ({"$ref": "#"}, ValueError, "refers to itself"),
+        ({"items": {"$ref": "#/$defs/missing"}}, ValueError, "leads to nothing in it"),
+        (True, TypeError, "must be a pydantic model or a JSON schema"),
+        (int, TypeError, "must be a pydantic model or a JSON schema"),
+        (Unwritable, TypeError, "Unwritable has no JSON schema"),
+    ],
 )
-def test_a_schema_that_is_none(run: Run, schema: Any, kind: type[Exception]) -> None:
+def test_a_schema_that_is_none(run: Run, schema: Any, kind: type[Exception], words: str) -> None:
     """It is found before anything is paid for."""
     result = run(lambda text: semantic_subcall_json("Give it.", text, default=0, schema=schema), says=[(".", "1")])
     assert (type(result.raised), result["budget_summary"]["total_calls"]) == (kind, 0)
+    assert words in result["error"]
+
+
+def test_a_schema_that_is_elsewhere(run: Run, here: Path) -> None:
+    """Neither the network nor a file is read for it, and the error says what to do; what it holds itself is found."""
+    (here / "own.json").write_text('{"type": "integer"}')
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/own.json"
+        for place in (address, (here / "own.json").as_uri()):
+            schema = {"properties": {"n": {"$ref": place}}}
+            result = run(
+                lambda text, schema=schema: semantic_subcall_json("?", text, schema=schema), says=[(".", "{}")]
+            )
+            assert isinstance(result.raised, ValueError)
+            assert f"'{place}' leads to nothing in it. Nothing is fetched, so put" in result["error"]
+            assert result["budget_summary"]["total_calls"] == 0
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    within = {"$id": "https://example.org/a", "$defs": {"n": {"$id": "n", "type": "integer"}}, "$ref": "n"}
+    assert run(lambda text: semantic_subcall_json("?", text, schema=within), says=[(".", "5")])["result"] == 5
+
+
+def test_an_answer_that_its_schema_cannot_be_held_against(run: Run) -> None:
+    """A pattern that explodes, and a schema that goes round in circles: the answer is none, and the task goes on."""
+    around = {"properties": {"a": {"$ref": "#/properties/a"}}}
+    explodes = {"type": "string", "pattern": "(.*a){20}x"}
+    says = [("circles", '{"a": 1}'), (".", f'"{"ab" * 2000}"')]
+    for question, schema in (("circles", around), ("pattern", explodes)):
+        result = run(
+            lambda text, question=question, schema=schema: semantic_subcall_json(question, text, "none", schema=schema),
+            says=says,
+        )
+        assert (result["status"], result["result"]) == ("completed", "none")
 
 
 def test_many_at_once(run: Run) -> None:
