@@ -154,9 +154,10 @@ class _AgentsModel:
         return cost
 
     def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
-        """Ask once. The task's own thread looks after `cancel`; the call itself ends with the agent's cell."""
+        """Ask once; see `protocols.Model`."""
         prompt = "\n\n".join([request.system, *(message.content for message in request.messages)])
-        (answer,) = self._client.call("llm_query", prompts=[prompt], single=True, max_tokens=request.max_tokens)
+        asked = {"prompts": [prompt], "single": True, "max_tokens": request.max_tokens}
+        (answer,) = self._client.call("llm_query", until=cancel, **asked)
         stop_reason: StopReason = "end" if answer["status"] == "completed" else "max_tokens"
         return Reply(answer["text"], Usage(**answer["usage"]), stop_reason)
 

@@ -87,6 +87,32 @@ def test_in_an_agents_cell(here: Path, repository: Path) -> None:
     assert ended.balance.spent_cost == turn + round(summary["total_cost_usd"] * 1e6)
 
 
+def test_time_that_is_up_in_an_agents_cell(here: Path, repository: Path) -> None:
+    """The call under way is stopped; the task's own summary has it, at the price that the agent paid."""
+    code = cell(
+        "from rlm_nb.tasks import *",
+        "def ask(text):",
+        "    yield semantic_subcall('quick?', text)",
+        "    yield semantic_subcall('slow?', text)",
+        "found = run_task(ask, 'text', GuardConfig(max_runtime_seconds=1.5))",
+        "FINAL([found['status'], found['result'], found['budget_summary'], [call.error for call in found.subcalls]])",
+    )
+    model = ScriptedModel.of({"root": [code]}, [("slow", {"text": "late", "delay": 100}), ("quick", "x")], price=PRICE)
+    ended = rlm_nb.run("Ask.", repository, rlm_nb.Config(), model=model)
+    status, result, summary, errors = ended.root.answer.value
+    assert (status, result, summary["total_calls"]) == ("partial", ["x"], 2)
+    assert summary["elapsed_seconds"] < 20
+    assert [error and error.partition(":")[0] for error in errors] == [None, "RuntimeLimitError"]
+    (ran,) = read(ended.root.notebook).iterations[0].cells
+    assert [call.error and call.error["type"] for call in ran.calls if call.name == "llm_query"] == [
+        None,
+        "CancelledError",
+    ]
+    # Nobody knows what it took: each side counts it for the most that it can have, the agent with two line ends more.
+    paid = ended.balance.spent_cost - read(ended.root.notebook).iterations[0].reply.cost
+    assert 0 <= paid - round(summary["total_cost_usd"] * 1e6) <= 2 * PRICE["input"]
+
+
 def test_a_long_context_in_a_cell(here: Path, repository: Path) -> None:
     """It is not loaded: the cell finds a context with the functions that look into it, and the model is told."""
     (here / "long.txt").write_text("größer als sonst\n" * 600_000 + "the needle\n", "utf-8")

@@ -8,10 +8,12 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import ClassVar
 
 from rlm_nb import errors
 from rlm_nb.bridge import messages
+from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BridgeError, RLMError
 from rlm_nb.records import JSON
 
@@ -50,22 +52,30 @@ class Client:
         """The client that `inherited` made; `None` outside of an agent's kernel."""
         return cls._of_this_process
 
-    def call(self, name: str, **arguments: JSON) -> JSON:
+    def call(self, name: str, /, *, until: Cancellation | None = None, **arguments: JSON) -> JSON:
         """Ask, wait, and give back the answer.
 
         An interrupt while it waits closes the connection, which tells the controller to stop what it does for us.
+
+        Args:
+            name: What is asked for.
+            until: Does the same when it is set.
+            **arguments: What goes with it.
 
         Raises:
             RLMError: What went wrong on the other side, as the same class that was raised there.
             BridgeError: The controller does not answer this kernel (any more), the arguments cannot be sent, or this
                 process has no file descriptors left for it.
+            CancelledError: `until` was set.
         """
+        until = until or Cancellation()
         try:
-            with self._connection() as connection:
+            with self._connection() as connection, until.calling(partial(_hang_up, connection)):
                 message = {"call": name, "arguments": arguments, "cell": self._cell(), "key": uuid.uuid4().hex}
                 messages.send(connection, message)
-                reply = messages.receive(connection)
+                reply = messages.receive(connection, until.seconds_left())
         except (OSError, EOFError) as error:
+            until.check()
             raise BridgeError(f"{name}: the controller does not answer this kernel any more ({error})") from None
         if "error" in reply:
             raise as_raised(reply["error"])
@@ -77,9 +87,7 @@ class Client:
             try:
                 yield connection
             finally:
-                # Closing is not enough to tell the other side when a process forked meanwhile holds a copy.
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                _hang_up(connection)
 
     def _connect(self) -> socket.socket:
         with self._lock:
@@ -98,6 +106,12 @@ class Client:
             raise EOFError("it has no connection to give")
         os.set_inheritable(descriptors[0], False)
         return socket.socket(fileno=descriptors[0])
+
+
+def _hang_up(connection: socket.socket) -> None:
+    # Closing is not enough to tell the other side when a process forked meanwhile holds a copy.
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def as_raised(error: Mapping[str, JSON]) -> RLMError:

@@ -23,7 +23,8 @@ from typing import Any
 from rlm_nb.bridge import messages
 from rlm_nb.bridge.client import VARIABLE, Client
 from rlm_nb.bridge.server import MAX_IN_FLIGHT
-from rlm_nb.errors import RLMError
+from rlm_nb.cancellation import Cancellation
+from rlm_nb.errors import CancelledError, RLMError
 
 
 def main() -> None:
@@ -189,6 +190,21 @@ def hold(client: Client, wire: socket.socket) -> Any:
         return client.call("hold")
     except RLMError as error:
         return [type(error).__name__, str(error)]
+
+
+def left(client: Client, wire: socket.socket) -> Any:
+    """Calls that a deadline, and somebody, ends; a call whose end comes too early; then another one."""
+    wished = Cancellation()
+    threading.Timer(1.0, wished.cancel, ["no longer wanted"]).start()
+    gone = Cancellation()
+    gone.cancel("long ago")
+    said = []
+    for until in (Cancellation(time.monotonic() + 0.2), wished, gone):
+        try:
+            client.call("hold", until=until)
+        except CancelledError as error:
+            said.append(str(error))
+    return [*said, client.call("echo", until=Cancellation(time.monotonic() + 30), n=1)]
 
 
 def interrupted(client: Client, wire: socket.socket) -> Any:

@@ -333,6 +333,15 @@ def test_an_interrupt_cancels_its_own_call_only(call: Start, controller: Control
     assert controller.cancelled["beside"] == "the test is over"
 
 
+def test_who_no_longer_waits_cancels_the_call(call: Start, controller: Controller) -> None:
+    """By a deadline or on somebody's wish: the caller goes on, and the controller stops what it does for it."""
+    caller = call("left")
+    assert caller.said() == ["the time limit of the run was reached", "no longer wanted", "long ago", {"n": 1}]
+    for _ in range(2):
+        assert controller.was_cancelled.acquire(timeout=10)
+    assert controller.cancelled == {"hold": "the cell that asked was interrupted"}
+
+
 def test_closing_while_a_call_is_under_way(controller: Controller) -> None:
     """The call is cancelled, the caller is told or hung up on, and nothing is left."""
     threads, before = threading.active_count(), open_descriptors()
