@@ -252,7 +252,7 @@ class Server:
         # A caller that waits has nothing to say: whatever arrives now is the end of the file, or a fault.
         def leave() -> None:
             self._selector.unregister(connection)
-            cancel.cancel("the cell that asked was interrupted")
+            cancel.cancel("the cell that asked no longer waits")
 
         return leave
 

@@ -316,7 +316,7 @@ def test_killed_in_mid_call(call: Start, controller: Controller) -> None:
     assert controller.entered.acquire(timeout=10)
     caller.process.kill()
     assert controller.was_cancelled.acquire(timeout=10)
-    assert controller.cancelled["hold"] in ("the kernel ended", "the cell that asked was interrupted")
+    assert controller.cancelled["hold"] in ("the kernel ended", "the cell that asked no longer waits")
 
 
 def test_an_interrupt_cancels_its_own_call_only(call: Start, controller: Controller) -> None:
@@ -327,7 +327,7 @@ def test_an_interrupt_cancels_its_own_call_only(call: Start, controller: Control
     assert caller.said() == "forked"
     caller.process.send_signal(signal.SIGINT)
     assert controller.was_cancelled.acquire(timeout=10)
-    assert controller.cancelled == {"hold": "the cell that asked was interrupted"}
+    assert controller.cancelled == {"hold": "the cell that asked no longer waits"}
     controller.cancel.cancel("the test is over")
     assert controller.was_cancelled.acquire(timeout=10)
     assert controller.cancelled["beside"] == "the test is over"
@@ -339,7 +339,7 @@ def test_who_no_longer_waits_cancels_the_call(call: Start, controller: Controlle
     assert caller.said() == ["the time limit of the run was reached", "no longer wanted", "long ago", {"n": 1}]
     for _ in range(2):
         assert controller.was_cancelled.acquire(timeout=10)
-    assert controller.cancelled == {"hold": "the cell that asked was interrupted"}
+    assert controller.cancelled == {"hold": "the cell that asked no longer waits"}
 
 
 def test_closing_while_a_call_is_under_way(controller: Controller) -> None:
