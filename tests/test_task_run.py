@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import openai  # noqa: F401 - takes most of a second, which is not to count in any test
 import pytest
 
 import rlm_nb
 from rlm_nb.errors import RecursionDepthError
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
+from tests.servers.completions import CompletionsServer, Fails, Says
 from tests.whole_runs.conftest import cell
 
 PRICE = {"input": 3.0, "output": 15.0}
@@ -111,6 +113,57 @@ def test_time_that_is_up_in_an_agents_cell(here: Path, repository: Path) -> None
     # Nobody knows what it took: each side counts it for the most that it can have, the agent with two line ends more.
     paid = ended.balance.spent_cost - read(ended.root.notebook).iterations[0].reply.cost
     assert 0 <= paid - round(summary["total_cost_usd"] * 1e6) <= 2 * PRICE["input"]
+
+
+def test_questions_that_fail_in_an_agents_cell(here: Path, repository: Path) -> None:
+    """The task pays what the agent paid: nothing for a service that is away, and for a call that its budget refused."""
+    code = cell(
+        "from rlm_nb.tasks import *",
+        "def ask(text):",
+        "    for question in ('away', 'refuse', 'well 1', 'well 2', 'well 3'):",
+        "        try: yield semantic_subcall(question, text)",
+        "        except Exception as error: yield f'{type(error).__name__}: {error}'",
+        "found = run_task(ask, 'text')",
+        "FINAL([found['result'], found['budget_summary']])",
+    )
+    says = [
+        ("away", {"error": "unavailable"}),
+        ("refuse", {"text": "no", "stop_reason": "refusal"}),
+        ("well", "x"),
+    ]
+    model = ScriptedModel.of({"root": [code]}, says, price=PRICE)
+    settings = rlm_nb.load_config(flags={"budget": {"max_calls": 6}})  # one turn, one set aside, four for the task
+    ended = rlm_nb.run("Ask.", repository, settings, model=model)
+    result, summary = ended.root.answer.value
+    assert [said.partition(": ")[0] for said in result] == [
+        "ModelUnavailableError",
+        "ModelError",
+        "x",
+        "x",
+        "CallLimitError",
+    ]
+    assert summary["total_calls"] == 4
+    paid = ended.balance.spent_cost - read(ended.root.notebook).iterations[0].reply.cost
+    assert round(summary["total_cost_usd"] * 1e6) == paid > 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_charged"),
+    [(Fails(503, headers={"retry-after": "30"}), False), (Says("late", stall=0), True)],
+    ids=["refused so far", "asked"],
+)
+def test_time_that_is_up_for_a_service(answer: Fails | Says, is_charged: bool) -> None:
+    """Between two attempts a call has surely cost nothing; one that was sent counts for the most that it can cost."""
+    settings = rlm_nb.load_config(flags={"budget": {"prices": {"gpt-test": PRICE}}})
+    with CompletionsServer(answer, "never") as server:
+        named = {"name": "gpt-test", "base_url": server.url, "provider": "openai"}
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
+        limits = rlm_nb.GuardConfig(max_runtime_seconds=1.5, model="gpt-test")
+        result = rlm_nb.run_task(first_word, "The first word.", limits, settings=settings, keys={})
+        assert len(server.requests) == 1
+    assert result["status"] == "partial"
+    summary = result["budget_summary"]
+    assert (summary["total_calls"], summary["total_cost_usd"] > 0) == (1, is_charged)
 
 
 def test_a_long_context_in_a_cell(here: Path, repository: Path) -> None:

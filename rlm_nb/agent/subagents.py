@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import RLMSettings
-from rlm_nb.errors import BridgeError, RecursionDepthError, RLMError, SubAgentError
+from rlm_nb.errors import BridgeError, ModelError, RecursionDepthError, RLMError, SubAgentError
 from rlm_nb.protocols import Asker
-from rlm_nb.records import JSON, AgentResult, Kept, Message, Reply, Request, Task
+from rlm_nb.records import JSON, AgentResult, Kept, Message, Reply, Request, Task, Usage
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +177,10 @@ class Queries:
                     log.exception("the controller failed at one of a batch")
                     results.append(_failed(f"the controller failed: {type(error).__name__}"))
         results = _fitting(results)
-        if single and results[0].get("error") is not None:
-            raise SubAgentError(results[0]["error"])
+        if single and (why := results[0].get("error")) is not None:
+            # What has a usage is a reply: of no use, and paid for.
+            usage = results[0].get("usage")
+            raise SubAgentError(why) if usage is None else ModelError(why, usage=Usage(**usage))
         return results
 
 

@@ -15,7 +15,7 @@ from rlm_nb import errors
 from rlm_nb.bridge import messages
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BridgeError, RLMError
-from rlm_nb.records import JSON
+from rlm_nb.records import JSON, Usage
 
 VARIABLE = "RLM_BRIDGE_FD"
 """The environment variable that names the inherited file descriptor."""
@@ -119,5 +119,6 @@ def as_raised(error: Mapping[str, JSON]) -> RLMError:
     kind = getattr(errors, error["type"], BridgeError)
     raised: RLMError = kind.__new__(kind, error["message"])
     raised.args = (error["message"],)
-    raised.__dict__.update(error.get("details", {}))
+    details = error.get("details", {})
+    raised.__dict__.update(details | ({"usage": Usage(**details["usage"])} if "usage" in details else {}))
     return raised

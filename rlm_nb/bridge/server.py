@@ -19,7 +19,7 @@ from typing import Self
 from rlm_nb.bridge import messages
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BridgeError, RLMError
-from rlm_nb.records import JSON
+from rlm_nb.records import JSON, Usage
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,9 @@ class Server:
 
 def details_of(error: RLMError) -> dict[str, JSON]:
     """What an error carries beside its message, as far as it is plain."""
-    return {name: value for name, value in vars(error).items() if isinstance(value, str | int | float)}
+    plain: dict[str, JSON] = {n: value for n, value in vars(error).items() if isinstance(value, str | int | float)}
+    usage = getattr(error, "usage", None)
+    return plain | ({"usage": vars(usage)} if isinstance(usage, Usage) else {})
 
 
 def _failure(error: RLMError) -> dict[str, JSON]:

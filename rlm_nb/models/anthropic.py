@@ -91,7 +91,6 @@ class AnthropicModel:
 
     def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
         """Ask once; see `protocols.Model`."""
-        cancel.check()
         body = self._body(request)
         return self._lines.call(partial(self._ask, body), request.agent, cancel, on_text)
 
@@ -179,7 +178,7 @@ def _connect(settings: ModelSettings, argument: str, key: SecretStr, wire: Wire)
         base_url=settings.base_url,
         timeout=timeout,
         max_retries=settings.retries,
-        http_client=anthropic.DefaultHttpxClient(timeout=timeout, verify=tls(), event_hooks={"request": [wire.watch]}),
+        http_client=anthropic.DefaultHttpxClient(timeout=timeout, verify=tls(), event_hooks=wire.hooks),
         middleware=[partial(_attempt, wire)],
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import BudgetSettings, TokenPrices
-from rlm_nb.errors import UnknownModelError
+from rlm_nb.errors import BudgetExceededError, UnknownModelError
 from rlm_nb.protocols import CallLease, Ledger, Listener, Model, Price
 from rlm_nb.records import Charged, Kept, Message, Notice, Reply, Request, Usage
 
@@ -115,6 +115,9 @@ class MeteredModel:
         )
         try:
             reply = self._model.complete(replace(request, max_tokens=lease.max_tokens), cancel, on_text)
+        except BudgetExceededError:
+            lease.settle(Usage())  # the model asks on somebody else's budget as well, and that did not let it
+            raise
         except BaseException as error:
             # A ModelError says what was charged; of a call that was cancelled, or broke in another way, nobody knows.
             usage = getattr(error, "usage", None)

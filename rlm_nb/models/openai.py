@@ -106,7 +106,6 @@ class OpenAIModel:
 
     def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
         """Ask once; see `protocols.Model`."""
-        cancel.check()
         body = self._body(request)
         return self._lines.call(partial(self._ask, body, request.max_tokens), request.agent, cancel, on_text)
 
@@ -251,7 +250,7 @@ def _http_client() -> Callable[..., httpx2.Client]:
 
     class Client(httpx2.Client):
         def __init__(self, wire: Wire, **options: Any) -> None:
-            super().__init__(event_hooks={"request": [wire.watch]}, **options)
+            super().__init__(event_hooks=wire.hooks, **options)
             self._wire = wire
 
         def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:

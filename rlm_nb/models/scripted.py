@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationEr
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config, Section, TokenPrices, check_is_file
 from rlm_nb.errors import (
+    CancelledError,
     ConfigError,
     ModelError,
     ModelUnavailableError,
@@ -238,7 +239,8 @@ class ScriptedModel:
         Raises:
             ModelError: The script has no such line, or says that an error comes here.
         """
-        cancel.check()
+        if cancel.is_cancelled():
+            raise CancelledError(cancel.reason, usage=Usage())
         line = self._line(request)
         text = line.text(request) if callable(line.text) else line.text
         delay = self._script.delay if line.delay is None else line.delay

@@ -90,14 +90,15 @@ class Lines(Generic[C]):
             ask: Makes the call on a line, and tells each piece of text, then the reply. What it raises is raised here;
                 what it does after the reply is to leave the line as one that can be used again.
             agent: Who asks.
-            cancel: Returns soon with `CancelledError` when it is set.
+            cancel: Returns soon with `CancelledError` when it is set; its usage is none as long as the service has
+                refused every attempt, or nothing was sent to it.
             on_text: Called with each piece of text as it arrives, in this thread.
         """
         try:
             line = self.idle.pop()
         except IndexError:
             line = Line(self._connect)
-        line.wire.attempts = 0
+        line.wire.rest()
         news: queue.SimpleQueue[_News] = queue.SimpleQueue()
 
         def work() -> None:
@@ -108,9 +109,13 @@ class Lines(Generic[C]):
 
         worker = threading.Thread(target=work, name=f"model call of {agent}", daemon=True)
         try:
+            cancel.check()
             with cancel.calling(lambda: news.put(None)):
                 worker.start()
                 reply = _hear(news, cancel, on_text)
+        except CancelledError as error:
+            error.usage = None if line.wire.cut() else Usage()
+            raise
         except BaseException:
             line.wire.cut()
             raise
@@ -160,25 +165,39 @@ class Wire:
     def __init__(self) -> None:
         self.attempts = 0
         self._stream: Any = None
-        self._is_cut = False
+        self._is_sent = self._is_cut = False
+        self._lock = threading.Lock()
 
-    def cut(self) -> None:
-        """Shut down the connection, if there is one, and let no attempt be made any more."""
-        self._is_cut = True
+    def rest(self) -> None:
+        """A call begins, and nothing of it was sent yet."""
+        self.attempts, self._is_sent = 0, False
+
+    def cut(self) -> bool:
+        """Shut down the connection, if there is one, and let nothing be sent any more.
+
+        Returns:
+            Whether a request was sent that may be charged: the service has not refused it.
+        """
+        with self._lock:
+            self._is_cut = True
         link = self._stream.get_extra_info("socket") if self._stream is not None else None
         if isinstance(link, socket.socket):
             # Not link.shutdown(): a TLS socket's takes away its state from under the thread that reads.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(link, socket.SHUT_RDWR)
+        return self._is_sent
 
     def begin(self) -> None:
         """Count an attempt. Raises `CancelledError` once the wire is cut."""
-        if self._is_cut:
-            raise CancelledError("the call was cancelled")
+        self._check()
         self.attempts += 1
 
-    def watch(self, request: httpx2.Request) -> None:
-        """The HTTP client's hook: called with each request before it is sent."""
+    @property
+    def hooks(self) -> dict[str, list[Callable[[Any], None]]]:
+        """The HTTP client's: called with each request before it is sent, and with each response once it begins."""
+        return {"request": [self._watch], "response": [self._answered]}
+
+    def _watch(self, request: httpx2.Request) -> None:
         request.extensions = {**request.extensions, "trace": self._trace}
 
     def _trace(self, name: str, info: Mapping[str, Any]) -> None:
@@ -186,6 +205,17 @@ class Wire:
             self._stream = info["return_value"]
             if self._is_cut:
                 self.cut()
+        elif name.endswith("send_request_headers.started"):
+            with self._lock:
+                self._check()
+                self._is_sent = True
+
+    def _answered(self, response: httpx2.Response) -> None:
+        self._is_sent = response.is_success
+
+    def _check(self) -> None:
+        if self._is_cut:
+            raise CancelledError("the call was cancelled")
 
 
 def never_sent(error: BaseException | None) -> bool:

@@ -21,13 +21,14 @@ from rlm_nb.errors import (
     CancelledError,
     CostLimitError,
     GitError,
+    ModelError,
     RecursionDepthError,
     SandboxLimitError,
     SubAgentError,
 )
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.protocols import Asker
-from rlm_nb.records import AgentResult, Answer, Outcome, Patch, Reply, Request, Task
+from rlm_nb.records import AgentResult, Answer, Outcome, Patch, Reply, Request, Task, Usage
 from rlm_nb.repl.results import QueryResult
 
 
@@ -299,11 +300,12 @@ def test_plain_questions() -> None:
 
 
 def test_a_plain_question_that_fails() -> None:
-    """A single one raises what was wrong."""
-    payer = Payer(("^no", {"text": "I will not.", "stop_reason": "refusal"}))
+    """A single one raises what was wrong, and what that took."""
+    payer = Payer(("^no", {"text": "I will not.", "stop_reason": "refusal", "usage": {"input_tokens": 5}}))
     asked = queries(Family(lambda task, cancel: ended(task)), model=payer)
-    with pytest.raises(SubAgentError, match="the model refused"):
+    with pytest.raises(ModelError, match="the model refused") as caught:
         asked.llm({"prompts": ["no"], "single": True}, Cancellation())
+    assert caught.value.usage == Usage(5)
     stopped = Cancellation()
     stopped.cancel("stop")
     with pytest.raises(CancelledError, match="stop"):
