@@ -26,19 +26,13 @@ def open_ledger(
     Raises:
         LedgerError: A file cannot be made, read or written.
     """
-    own = folder / "budget.json"
-    limits = _limits(config)
-
-    def begin() -> BudgetFile:
-        return BudgetFile.create(own, limits) if known is None else BudgetFile.resume(own, limits, known)
-
+    path, limits = folder / "budget.json", _limits(config)
+    own = BudgetFile.create(path, limits) if known is None else BudgetFile.resume(path, limits, known)
     if config.budget.file is None:
-        return begin()
-    purse, made = BudgetFile.share(config.budget.file, Limits.of(config.budget), folder.name)
-    left, limit = purse.balance().left_cost, purse.limits().cost
-    holds = "no limit of money" if left is None or limit is None else f"${left / 1e6:.2f} left of ${limit / 1e6:.2f}"
-    listen(Notice("root", f"{config.budget.file} {'was made, and ' if made else ''}has {holds}"))
-    return SharedBudget(begin(), purse)
+        return own
+    both, holds = SharedBudget.open(own, config.budget.file, Limits.of(config.budget), folder.name)
+    listen(Notice("root", holds))
+    return both
 
 
 def _limits(config: Config) -> Limits:

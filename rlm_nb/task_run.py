@@ -28,8 +28,8 @@ from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.task_record import TaskRecord
-from rlm_nb.protocols import Model
-from rlm_nb.records import Access, Reply, Request, StopReason, Subcall, Usage
+from rlm_nb.protocols import Listener, Model
+from rlm_nb.records import Access, Event, Notice, Reply, Request, StopReason, Subcall, Usage
 from rlm_nb.run_folder import run_folder, whose, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
 from rlm_nb.tasks.plain import plain
@@ -37,7 +37,7 @@ from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
 from rlm_nb.workspace.scratch import scratch
 
 Hear = Callable[[Told], None]
-"""Whoever follows a task: told of each access and each subcall, in the thread that called `run_task`."""
+"""Whoever follows a task: told of each access, each subcall and each notice, in the thread that called `run_task`."""
 
 
 class TaskResult(dict[str, Any]):
@@ -89,7 +89,7 @@ def run_task(
         settings: Everything else; without it, what `load_config()` gives.
         keys: The keys of the model's provider; without it, what `secrets()` gives.
         model: Answers instead of the one that is named.
-        listen: Told of every access and every subcall.
+        listen: Told of every access, every subcall, and what else a person should know.
         cancel: Stops the task when it is set; it is `partial` then.
         record: Whether a folder with a notebook is made for it in `runs.dir`.
 
@@ -111,9 +111,9 @@ def run_task(
         if isinstance(context, Path):
             context = stack.enter_context(Context.open(context))
         folder = stack.enter_context(run_folder(settings, keep=lambda: True) if record else scratch())
-        ledger = _ledger(config, settings, folder)
-        metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall)
         heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
+        ledger = _ledger(config, settings, folder, heard.put)
+        metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall, _only_notices(heard.put))
         guards = Guards(config, metered, heard.put, {id(context): "context"}, settings.rlm.max_parallel)
         stack.enter_context(_linked(cancel, guards.cancel))
         subcalls: list[Subcall] = []
@@ -224,14 +224,25 @@ def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: f
     return result
 
 
-def _ledger(config: GuardConfig, settings: Config, folder: Path) -> BudgetFile | SharedBudget:
+def _ledger(
+    config: GuardConfig, settings: Config, folder: Path, tell: Callable[[Notice], None]
+) -> BudgetFile | SharedBudget:
     """The task's own budget; where the settings name a purse, within what is in that."""
     limits = Limits(cost=_micro_dollars(config), deadline=time.time() + config.max_runtime_seconds)
     own = BudgetFile.create(folder / "budget.json", limits)
     if settings.budget.file is None:
         return own
-    purse, _ = BudgetFile.share(settings.budget.file, Limits.of(settings.budget), folder.name)
-    return SharedBudget(own, purse)
+    both, holds = SharedBudget.open(own, settings.budget.file, Limits.of(settings.budget), folder.name)
+    tell(Notice(AGENT, holds))
+    return both
+
+
+def _only_notices(tell: Callable[[Notice], None]) -> Listener:
+    def listen(event: Event) -> None:
+        if isinstance(event, Notice):
+            tell(event)
+
+    return listen
 
 
 def _micro_dollars(config: GuardConfig) -> int | None:
@@ -279,8 +290,13 @@ class _Audit:
         self.is_finished = False
 
     def add(self, told: Told) -> None:
-        # `vars`, where nothing is nested: there may be hundreds of thousands.
-        self._line({"access": vars(told)} if isinstance(told, Access) else {"subcall": asdict(told)})
+        match told:
+            case Access():
+                self._line({"access": vars(told)})  # nothing is nested: there may be hundreds of thousands
+            case Subcall():
+                self._line({"subcall": asdict(told)})
+            case Notice(text=text):
+                self._line({"notice": text})
         self._record.add(told)
 
     def finish(self, result: TaskResult, untold: int) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 import rlm_nb
 from rlm_nb.errors import RecursionDepthError
+from rlm_nb.models.metered import UNCOUNTED
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
+from rlm_nb.records import Notice
 from tests.servers.completions import CompletionsServer, Fails, Says
 from tests.whole_runs.conftest import cell
 
@@ -20,6 +22,12 @@ PRICE = {"input": 3.0, "output": 15.0}
 
 def first_word(context: str) -> str:
     return rlm_nb.semantic_subcall("Which word is first?", rlm_nb.context_head(context, 20))
+
+
+def asking(server: CompletionsServer) -> rlm_nb.Config:
+    """Settings that name a model of that server."""
+    named = {"name": "gpt-test", "provider": "openai", "base_url": server.url}
+    return rlm_nb.load_config(flags={"model": named, "budget": {"prices": {"gpt-test": PRICE}}})
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +123,22 @@ def test_time_that_is_up_in_an_agents_cell(here: Path, repository: Path) -> None
     assert 0 <= paid - round(summary["total_cost_usd"] * 1e6) <= 2 * PRICE["input"]
 
 
+def test_a_service_that_does_not_count() -> None:
+    """It is said to be so once, and each call costs the most that it can have cost."""
+    heard: list[object] = []
+    with CompletionsServer(respond=lambda request: "The", counts=False) as server:
+        result = rlm_nb.run_task(
+            lambda text: [first_word(text), rlm_nb.semantic_subcall("And the second?", text)],
+            "The first word.",
+            settings=asking(server),
+            keys={},
+            listen=heard.append,
+        )
+    assert result["result"] == ["The", "The"]
+    assert [told.text for told in heard if isinstance(told, Notice)] == [f"gpt-test {UNCOUNTED}"]
+    assert result["budget_summary"]["total_cost_usd"] > 2 * 3000 * PRICE["output"] / 1e6
+
+
 def test_questions_that_fail_in_an_agents_cell(here: Path, repository: Path) -> None:
     """The task pays what the agent paid: nothing for a service that is away, and for a call that its budget refused."""
     code = cell(
@@ -154,12 +178,9 @@ def test_questions_that_fail_in_an_agents_cell(here: Path, repository: Path) -> 
 )
 def test_time_that_is_up_for_a_service(answer: Fails | Says, is_charged: bool) -> None:
     """Between two attempts a call has surely cost nothing; one that was sent counts for the most that it can cost."""
-    settings = rlm_nb.load_config(flags={"budget": {"prices": {"gpt-test": PRICE}}})
     with CompletionsServer(answer, "never") as server:
-        named = {"name": "gpt-test", "base_url": server.url, "provider": "openai"}
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update=named)})
-        limits = rlm_nb.GuardConfig(max_runtime_seconds=1.5, model="gpt-test")
-        result = rlm_nb.run_task(first_word, "The first word.", limits, settings=settings, keys={})
+        limits = rlm_nb.GuardConfig(max_runtime_seconds=1.5, model=None)
+        result = rlm_nb.run_task(first_word, "The first word.", limits, settings=asking(server), keys={})
         assert len(server.requests) == 1
     assert result["status"] == "partial"
     summary = result["budget_summary"]

@@ -20,7 +20,7 @@ from rlm_nb.notebook.wording import duration, headline, money, plural
 
 if TYPE_CHECKING:
     from rlm_nb.cli.door import Keys
-    from rlm_nb.records import Access, Status, Subcall
+    from rlm_nb.records import Access, Notice, Status, Subcall
     from rlm_nb.task_run import TaskResult
 
 GROUP = "rlm_nb.tasks"
@@ -147,11 +147,13 @@ def _run_to_its_end(begin: Callable[..., TaskResult], output: Path | TextIO) -> 
         return interruption.exit_code or EXIT_CODE[result["status"] if delivered and not result.faults else "error"]
 
 
-def _follow(told: Access | Subcall, *, keys: Keys, verbose: bool) -> None:
+def _follow(told: Access | Subcall | Notice, *, keys: Keys, verbose: bool) -> None:
     """Say what the task does, on standard error."""
-    from rlm_nb.records import Access
+    from rlm_nb.records import Access, Notice
 
-    if not isinstance(told, Access):
+    if isinstance(told, Notice):
+        tell(keys.redact(told.text))
+    elif not isinstance(told, Access):
         where = (
             f"{told.basis.start:,}–{told.basis.start + told.basis.length:,}" if told.basis.source else "its own text"
         )

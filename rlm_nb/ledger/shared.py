@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BudgetExceededError
 from rlm_nb.ledger.book import Spent
 from rlm_nb.ledger.file import BudgetFile, Lease
+from rlm_nb.ledger.limits import Limits
 from rlm_nb.protocols import Price
 from rlm_nb.records import Balance, Usage
 
@@ -27,6 +30,26 @@ class SharedBudget:
 
     def __init__(self, own: BudgetFile, purse: BudgetFile) -> None:
         self._own, self._purse = own, purse
+
+    @classmethod
+    def open(cls, own: BudgetFile, path: Path, limits: Limits, run: str) -> tuple[Self, str]:
+        """Draw on the purse `path` as well, and say what is in it.
+
+        Args:
+            own: The run's own budget.
+            path: The purse, which is made if it is not there.
+            limits: For a new one.
+            run: Who draws on it.
+
+        Raises:
+            LedgerError: See `BudgetFile.share`.
+        """
+        purse, is_made = BudgetFile.share(path, limits, run)
+        left, limit = purse.balance().left_cost, purse.limits().cost
+        holds = (
+            "no limit of money" if left is None or limit is None else f"${left / 1e6:.2f} left of ${limit / 1e6:.2f}"
+        )
+        return cls(own, purse), f"{path} {'was made, and ' if is_made else ''}has {holds}"
 
     def reserve_call(
         self,

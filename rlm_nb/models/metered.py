@@ -59,7 +59,7 @@ class MeteredModel:
         self._lock = threading.Lock()
         (self._cost, self._usage), self._calls = before, 0
         self._last: _Turn | None = None
-        self._has_told = agent != "root"  # whose call is the first of all
+        self._has_told = "." in agent  # the first call of all is no sub-agent's
 
     @property
     def name(self) -> str:

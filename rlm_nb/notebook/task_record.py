@@ -15,7 +15,7 @@ from rlm_nb.notebook import layout
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.metadata import VERSION, Node, front_end
 from rlm_nb.notebook.wording import money
-from rlm_nb.records import JSON, Access, Subcall
+from rlm_nb.records import JSON, Access, Notice, Subcall
 
 SEARCHES = 200
 """How many searches are shown; the file `audit.jsonl` beside the notebook has all that was looked at."""
@@ -34,6 +34,8 @@ class TaskRecord:
     def __init__(self, document: Document, name: str, about: Mapping[str, JSON]) -> None:
         self._document, self._name, self._about = document, name, about
         self._steps = self._searches = 0
+        self._notices: list[str] = []
+        self._rlm: dict[str, Any] = {}
         self._state({"status": "running", "started": time.time()})
 
     @classmethod
@@ -60,14 +62,18 @@ class TaskRecord:
         with document.saving():
             yield record
 
-    def add(self, told: Access | Subcall) -> None:
-        """Record what the task looked at or asked."""
-        if isinstance(told, Subcall):
-            self._put(_asking(told), _answer(told), asdict(told))
-        elif told.operation == "search":
-            self._searches += 1
-            if self._searches <= SEARCHES:
-                self._put(f"context_search(context, {told.detail!r})", [], {"source": told.source})
+    def add(self, told: Access | Subcall | Notice) -> None:
+        """Record what the task looked at or asked, or what a person should know of it."""
+        match told:
+            case Subcall():
+                self._put(_asking(told), _answer(told), asdict(told))
+            case Notice(text=text):
+                self._notices.append(text)
+                self._state({})
+            case Access(operation="search"):
+                self._searches += 1
+                if self._searches <= SEARCHES:
+                    self._put(f"context_search(context, {told.detail!r})", [], {"source": told.source})
         self._document.save_soon()
 
     def finish(self, result: Mapping[str, JSON]) -> None:
@@ -87,9 +93,12 @@ class TaskRecord:
         self._steps += 1
         self._document.put(_code(f"step-{self._steps:04d}", code, outputs, rlm))
 
-    def _state(self, rlm: dict[str, Any]) -> None:
+    def _state(self, news: dict[str, Any]) -> None:
+        self._rlm |= news
+        rlm = self._rlm | ({"notices": [*self._notices]} if self._notices else {})
         facts = {**self._about, **rlm.get("result", {}).get("budget_summary", {})}
         parts = [f"# Task {layout.escaped(self._name)}", f"**{rlm['status']}**", layout.table(facts)]
+        parts += map(layout.quoted, self._notices)
         cell = layout.markdown(layout.HEAD, parts, ["rlm-head"], {})
         metadata = {"version": VERSION, "kind": "task", "task": self._name, **self._about, **rlm}
         self._document.describe(lambda: (cell, {**front_end(), "rlm": metadata}))

@@ -27,7 +27,7 @@ from rlm_nb.errors import (
     TokenLimitError,
 )
 from rlm_nb.protocols import Asker
-from rlm_nb.records import JSON, Access, Message, Reply, Request, Subcall
+from rlm_nb.records import JSON, Access, Message, Notice, Reply, Request, Subcall
 
 AGENT = "task"
 """Whose calls they are, in the ledger and for scripted models."""
@@ -38,7 +38,7 @@ LOOK = 0.02
 SHORT_REPLY = 256
 """Tokens that a reply must at least be allowed, or a quarter of the limit if that is less."""
 
-Told = Access | Subcall
+Told = Access | Subcall | Notice
 """What a task's listener hears of."""
 
 

@@ -27,7 +27,7 @@ from typing import Any, Never, TypeVar
 from rlm_nb import context_access
 from rlm_nb.context_access import Text
 from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
-from rlm_nb.records import Status, Subcall
+from rlm_nb.records import Notice, Status, Subcall
 from rlm_nb.tasks.guards import LOOK, Guards, Told, current
 from rlm_nb.tasks.plain import text
 
@@ -115,12 +115,12 @@ def execute(function: TaskFunction, context: Text, guards: Guards, heard: queue.
 
 
 def _tell_the_rest(heard: queue.SimpleQueue[Told], on: _Hear, seconds: float) -> int:
-    """Each subcall that was made, and of the rest what can be told in so long; returns how much was left out."""
+    """Each subcall that was made and each notice, else what there is time for; returns how much was left out."""
     deadline, untold = time.monotonic() + seconds, 0
     while not heard.empty():
         told = heard.get()
-        is_paid = isinstance(told, Subcall) and told.same_as is None
-        if is_paid or time.monotonic() < deadline:
+        is_due = isinstance(told, Notice) or (isinstance(told, Subcall) and told.same_as is None)
+        if is_due or time.monotonic() < deadline:
             on(told)
         else:
             untold += 1

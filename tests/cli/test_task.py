@@ -215,6 +215,26 @@ def test_a_folder_that_vanishes(rlm_nb: Command, here: Path) -> None:
     assert "result.json: cannot be written" in done.stderr
 
 
+def test_a_task_that_draws_on_a_purse(rlm_nb: Command, here: Path) -> None:
+    """It says what is in there, as a run does, in its notebook too; both budgets are charged."""
+    (here / "config.yaml").write_text("rlm: {}\nbudget: {file: team.json, max_cost: 2}\n")
+    first = rlm_nb("task", "text.md", *MODEL)
+    assert first.returncode == 0
+    assert "team.json was made, and has $2.00 left of $2.00\n" in first.stderr
+    cost = json.loads(first.stdout)["budget_summary"]["total_cost_usd"]
+    (folder,) = here.glob("runs/*/")
+    notebook = nbformat.read(folder / "task.ipynb", as_version=4)
+    assert notebook["metadata"]["rlm"]["notices"] == ["team.json was made, and has $2.00 left of $2.00"]
+    assert "was made, and has" in notebook["cells"][0]["source"]
+    assert '"notice": "team.json was made' in (folder / "audit.jsonl").read_text("utf-8")
+    second = rlm_nb("task", "text.md", *MODEL)
+    assert f"team.json has ${2 - cost:.2f} left of $2.00\n" in second.stderr
+    held = json.loads(rlm_nb("budget", "team.json", "--json").stdout)
+    assert held["spent"]["cost_usd"] == pytest.approx(2 * cost)
+    assert len(held["spent_by"]) == 2
+    assert held["reserved_by"] == []
+
+
 def test_other_verbs_find_a_task(rlm_nb: Command, here: Path) -> None:
     """Its run.json says what it is and that it ended; `budget last` and `clean` take it for a run."""
     assert rlm_nb("task", "text.md", *MODEL).returncode == 0
