@@ -2,9 +2,9 @@
 
 A task runs in a thread of its own while the caller's thread waits. When the time is up, the subcalls under way are
 stopped, and `RuntimeLimitError` is raised wherever the task is, again and again for as long as it goes on: that ends
-loops in pure Python. A loop that catches everything is ended, from Python 3.12 on, by refusing each of its lines;
-before, it may go on in the background. What is no Python (a long sleep, a C function) hears of its end when it returns.
-The caller waits for none of them. Only C code that never lets other threads run could keep it waiting.
+loops in pure Python. A loop that catches everything is ended by refusing each of its lines (`refusing.py`). What is
+no Python (a long sleep, a C function) hears of its end when it returns. The caller waits for none of them. Only C code
+that never lets other threads run could keep it waiting.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from types import CodeType
 from typing import Any, Never, TypeVar
 
 from rlm_nb import context_access
@@ -30,6 +29,7 @@ from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
 from rlm_nb.records import Notice, Status, Subcall
 from rlm_nb.tasks.guards import LOOK, Guards, Told, current
 from rlm_nb.tasks.plain import text
+from rlm_nb.tasks.refusing import Refusal
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ SELDOM = 0.5
 """Seconds between two attempts, once ten times as many have had no effect."""
 
 BURST = 0.2
-"""Seconds for which no line of such a task is let run."""
+"""Seconds for which no line of such a task is let run, at least."""
 
 TaskFunction = Callable[[Any], Any]
 """A task: a function of a context. It may be a generator, whose values are findings, or asynchronous, or both."""
@@ -174,10 +174,10 @@ class _Job:
         while self.is_going_on() and time.monotonic() < deadline:
             attempts += 1
             if attempts % STUBBORN:
-                self._raise_in_it()
+                self._raise_in_it(self._out_of_time())
                 self._done.wait(pause)
-            elif sys.version_info >= (3, 12):
-                self._raise_in_each_line(BURST)
+            else:
+                self._refuse_each_line(BURST)
             if attempts > 10 * STUBBORN:
                 pause = SELDOM
 
@@ -263,47 +263,34 @@ class _Job:
                 break
         return self._guards.findings
 
-    if sys.version_info >= (3, 12):
+    def _refuse_each_line(self, seconds: float) -> None:
+        """Let no line of the task run any more, for so long at least."""
+        assert self._thread.ident is not None
+        refusal = Refusal(self._thread.ident, self._out_of_time(), __file__, self._done)
+        if sys.version_info >= (3, 12):
+            refusal.last(seconds)
+        else:
+            self._raise_in_it(self._out_of_time(refusal.begin))
+            self._done.wait(seconds)
 
-        def _raise_in_each_line(self, seconds: float) -> None:
-            """For a while, let no line of the task run, those that handle exceptions included."""
-            monitoring, ident = sys.monitoring, self._thread.ident
-            tool = next((number for number in (4, 3) if monitoring.get_tool(number) is None), None)
-            if tool is None:
-                return
-            error = self._out_of_time()
-
-            def refuse(code: CodeType, *place: int) -> None:
-                # What is ours, and what started the thread, has to come to its end.
-                if threading.get_ident() == ident and code.co_filename not in (__file__, threading.__file__):
-                    raise error()
-
-            events = monitoring.events.LINE | monitoring.events.JUMP
-            monitoring.use_tool_id(tool, "rlm-nb")
-            try:
-                for event in (monitoring.events.LINE, monitoring.events.JUMP):
-                    monitoring.register_callback(tool, event, refuse)
-                monitoring.set_events(tool, events)
-                self._done.wait(seconds)
-            finally:
-                monitoring.set_events(tool, 0)
-                monitoring.free_tool_id(tool)
-
-    def _raise_in_it(self) -> None:
+    def _raise_in_it(self, error: type[RuntimeLimitError]) -> None:
         assert self._thread.ident is not None
         with self._ending:
             if not self._done.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread.ident), ctypes.py_object(self._out_of_time())
-                )
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(error))
 
-    def _out_of_time(self) -> type[RuntimeLimitError]:
-        """What is raised in the task: a class, of which Python makes the exception by itself."""
+    def _out_of_time(self, then: Callable[[], None] = lambda: None) -> type[RuntimeLimitError]:
+        """What is raised in the task: a class, of which Python makes the exception by itself, in the task's thread.
+
+        Args:
+            then: Called there when it does.
+        """
         error = self._guards.out_of_time()
 
         class OutOfTime(RuntimeLimitError):
             def __init__(self) -> None:
                 super().__init__(error.what, error.used, error.limit)
+                then()
 
         OutOfTime.__name__ = OutOfTime.__qualname__ = RuntimeLimitError.__name__
         return OutOfTime
