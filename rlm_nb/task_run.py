@@ -10,11 +10,13 @@ import json
 import queue
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self, TextIO
 
 from pydantic import SecretStr
@@ -28,7 +30,7 @@ from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.task_record import TaskRecord
-from rlm_nb.protocols import Listener, Model
+from rlm_nb.protocols import Listener, Model, Price
 from rlm_nb.records import Access, Event, Notice, Reply, Request, StopReason, Subcall, Usage
 from rlm_nb.run_folder import run_folder, whose, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
@@ -38,6 +40,10 @@ from rlm_nb.workspace.scratch import scratch
 
 Hear = Callable[[Told], None]
 """Whoever follows a task: told of each access, each subcall and each notice, in the thread that called `run_task`."""
+
+
+SETTLING = 1.0
+"""Seconds that calls under way are given to end when guards are closed."""
 
 
 class TaskResult(dict[str, Any]):
@@ -96,30 +102,23 @@ def run_task(
     Raises:
         RLMError: What kept it from starting. Whatever happens later is in the result.
     """
-    if inside():
-        raise RecursionDepthError("depth of tasks", 1, 1)
-    if model is None and (client := Client.of_this_process()):
-        model, record = _AgentsModel(client), False  # each subcall is recorded with the agent's cell
-        settings, config = settings or Config(), replace(config or GuardConfig(), model=None)
-    settings = settings or load()
-    config = config or GuardConfig.of(settings)
-    if config.model and config.model != settings.model.name:
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"name": config.model})})
-    model = model or get_model(settings, secrets() if keys is None else keys)
-    price = price_for(model, settings.budget)
+    chosen = _chosen(config, settings, keys, model)
+    record = record and not isinstance(chosen.model, _AgentsModel)  # there, each is recorded with the cell
+    audit = None
     with ExitStack() as stack:
         if isinstance(context, Path):
             context = stack.enter_context(Context.open(context))
-        folder = stack.enter_context(run_folder(settings, keep=lambda: True) if record else scratch())
+        folder = stack.enter_context(
+            run_folder(chosen.settings, keep=lambda: audit is not None) if record else scratch()
+        )
         heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
-        ledger = _ledger(config, settings, folder, heard.put)
-        metered = MeteredModel(model, ledger, price, AGENT, config.max_tokens_per_subcall, _only_notices(heard.put))
-        guards = Guards(config, metered, heard.put, {id(context): "context"}, settings.rlm.max_parallel)
+        metered = chosen.metered(folder, heard.put)
+        names, parallel = {id(context): "context"}, chosen.settings.rlm.max_parallel
+        guards = Guards(chosen.config, metered, heard.put, names, parallel)
         stack.enter_context(_linked(cancel, guards.cancel))
         subcalls: list[Subcall] = []
-        audit = None
         if record:
-            audit = stack.enter_context(_recorded(folder, function, _about(function, context, config, model)))
+            audit = stack.enter_context(_recorded(folder, function, _about(function, context, chosen)))
 
         def hear(told: Told) -> None:
             if isinstance(told, Subcall):
@@ -130,7 +129,7 @@ def run_task(
                 listen(told)
 
         ended = execute(function, context, guards, heard, hear)
-        result = _result(ended, config, metered, guards.elapsed())
+        result = _result(ended, _summary(chosen.config, metered, guards))
         if audit is not None:
             audit.finish(result, ended.untold)
     if audit is not None:
@@ -138,6 +137,97 @@ def run_task(
     result.subcalls, result.raised = tuple(subcalls), ended.raised
     result.folder = folder if record else None
     return result
+
+
+def init_guards(
+    config: GuardConfig | None = None,
+    *,
+    settings: Config | None = None,
+    keys: Mapping[str, SecretStr] | None = None,
+    model: Model | None = None,
+    listen: Hear | None = None,
+) -> PromptGuards:
+    """Put this thread under guards, for subcalls at a prompt or in a script; `run_task` does it for each task itself.
+
+    They hold until they are closed, others take their place, or the process ends. The limit of time is looked at
+    whenever something is looked into or asked; nothing is recorded. Arguments and exceptions are those of `run_task`.
+    """
+    chosen = _chosen(config, settings, keys, model)
+    with ExitStack() as stack:
+        tell = listen or (lambda told: None)
+        guards = PromptGuards(
+            chosen.config, chosen.metered(stack.enter_context(scratch()), tell), tell, stack.pop_all()
+        )
+    guards.enter()
+    return guards
+
+
+class PromptGuards(Guards):
+    """Guards outside of a task, which `init_guards` makes; close them, or use them in a `with`."""
+
+    is_of_a_task = False
+
+    def __init__(self, config: GuardConfig, metered: MeteredModel, tell: Hear, stack: ExitStack) -> None:
+        super().__init__(config, metered, tell)
+        self._metered = metered
+        self._let_go = weakref.finalize(self, stack.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ask nobody any more, and put nothing in their place."""
+        super().close()
+        self.settled(SETTLING)
+        self.leave()
+        self._let_go()
+
+    def summary(self) -> dict[str, Any]:
+        """What was spent so far, as the `budget_summary` of a task's result."""
+        return _summary(self.config, self._metered, self)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Whom a task asks, by which settings, and at what price."""
+
+    config: GuardConfig
+    settings: Config
+    model: Model
+    price: Price
+
+    def metered(self, folder: Path, tell: Callable[[Notice], None]) -> MeteredModel:
+        """The model, paid from a new budget in `folder`."""
+        ledger = _ledger(self.config, self.settings, folder, tell)
+        limit = self.config.max_tokens_per_subcall
+        return MeteredModel(self.model, ledger, self.price, AGENT, limit, _only_notices(tell))
+
+
+def _chosen(
+    config: GuardConfig | None,
+    settings: Config | None,
+    keys: Mapping[str, SecretStr] | None,
+    model: Model | None,
+) -> _Chosen:
+    if inside():
+        raise RecursionDepthError("depth of tasks", 1, 1)
+    if model is None and (client := Client.of_this_process()):
+        model, settings, config = (
+            _AgentsModel(client),
+            settings or Config(),
+            replace(config or GuardConfig(), model=None),
+        )
+    settings = settings or load()
+    config = config or GuardConfig.of(settings)
+    if config.model and config.model != settings.model.name:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"name": config.model})})
+    model = model or get_model(settings, secrets() if keys is None else keys)
+    return _Chosen(config, settings, model, price_for(model, settings.budget))
 
 
 class _AgentsModel:
@@ -209,19 +299,23 @@ def _form(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(part) for name, part in result.items()}
 
 
-def _result(ended: Ended, config: GuardConfig, metered: MeteredModel, elapsed: float) -> TaskResult:
-    budget = _micro_dollars(config)
+def _result(ended: Ended, summary: dict[str, Any]) -> TaskResult:
     result = TaskResult(status=ended.status, result=ended.result)
     if ended.error is not None:
         result["error"] = ended.error
-    result["budget_summary"] = {
+    result["budget_summary"] = summary
+    return result
+
+
+def _summary(config: GuardConfig, metered: MeteredModel, guards: Guards) -> dict[str, Any]:
+    budget = _micro_dollars(config)
+    return {
         "total_cost_usd": metered.cost / 1e6,
         "cost_budget_usd": config.max_cost,
         "cost_remaining_usd": None if budget is None else max(0, budget - metered.cost) / 1e6,
         "total_calls": metered.calls,
-        "elapsed_seconds": round(elapsed, 2),
+        "elapsed_seconds": round(guards.elapsed(), 2),
     }
-    return result
 
 
 def _ledger(
@@ -249,13 +343,13 @@ def _micro_dollars(config: GuardConfig) -> int | None:
     return None if config.max_cost is None else round(config.max_cost * 1e6)
 
 
-def _about(function: TaskFunction, context: Text, config: GuardConfig, model: Model) -> dict[str, Any]:
+def _about(function: TaskFunction, context: Text, chosen: _Chosen) -> dict[str, Any]:
     about = {
         "function": f"{getattr(function, '__module__', '')}:{_name(function)}",
         "context": context.source if isinstance(context, Context) else f"a string of {len(context):,} characters",
-        "model": model.name,
+        "model": chosen.model.name,
     }
-    limits = asdict(config)
+    limits = asdict(chosen.config)
     del limits["model"]
     return {**about, **limits}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import openai  # noqa: F401 - takes most of a second, which is not to count in any test
 import pytest
 
 import rlm_nb
-from rlm_nb.errors import RecursionDepthError
+from rlm_nb.errors import CostLimitError, LedgerError, RecursionDepthError
 from rlm_nb.models.metered import UNCOUNTED
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
@@ -37,12 +40,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PARTS = {
+    "guards": ["GuardConfig", "init_guards"],
+    "context_access": [
+        *("SearchMatch", "context_head", "context_tail", "context_slice"),
+        *("context_search", "context_chunks", "context_around_match"),
+    ],
+    "subcalls": ["semantic_subcall", "semantic_subcall_json", "semantic_subcall_bool", "semantic_subcall_choice"],
+    "runtime": ["run_task", "TaskBuilder"],
+}
+"""Where programs look for names that come from the parts of the package."""
+
+
 def test_every_name_is_there() -> None:
     """What the package promises can be imported from it, and from `rlm_nb.tasks`, as one and the same."""
     from rlm_nb import tasks
 
     for name in tasks.__all__:
         assert getattr(rlm_nb, name) is getattr(tasks, name)
+    for part, names in PARTS.items():
+        module = import_module(f"rlm_nb.tasks.{part}")
+        assert all(getattr(module, name) is getattr(tasks, name) for name in names)
+        assert set(names) <= set(tasks.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'run_tusk'"):
         _ = tasks.run_tusk
 
@@ -95,6 +114,61 @@ def test_in_an_agents_cell(here: Path, repository: Path) -> None:
     assert len(asked) == len(result)
     turn = read(ended.root.notebook).iterations[0].reply.cost
     assert ended.balance.spent_cost == turn + round(summary["total_cost_usd"] * 1e6)
+
+
+def test_guards_at_a_prompt(here: Path, clean_environment: Path) -> None:
+    """Subcalls work from then on, within the limits; tasks have guards of their own; nothing is left in the end."""
+    model = ScriptedModel.of({}, [(".", "The")], price=PRICE)
+    heard: list[object] = []
+    guards = rlm_nb.init_guards(rlm_nb.GuardConfig(max_cost=0.2), model=model, listen=heard.append)
+    assert first_word("The first word.") == "The"
+    assert [type(told).__name__ for told in heard] == ["Access", "Subcall"]
+    result = rlm_nb.run_task(first_word, "The first word.", model=model)
+    assert (result["result"], result["budget_summary"]["cost_budget_usd"]) == ("The", 0.5)
+    summary = guards.summary()
+    assert list(summary) == list(result["budget_summary"])
+    assert (summary["total_calls"], summary["cost_budget_usd"]) == (1, 0.2)
+    with rlm_nb.init_guards(rlm_nb.GuardConfig(max_cost=0.0001), model=model) as poorer, pytest.raises(CostLimitError):
+        first_word("The first word.")
+    assert poorer.summary()["total_calls"] == 0
+    with pytest.raises(RuntimeError, match="or call init_guards"):
+        first_word("The first word.")
+    guards.close()
+    assert not list(clean_environment.glob("rlm-*"))
+
+
+def test_guards_that_are_not_closed(here: Path, clean_environment: Path) -> None:
+    """They end with the process, and those whose place others took before that."""
+    code = (
+        "import rlm_nb, tempfile, pathlib\n"
+        "from rlm_nb.models.scripted import ScriptedModel\n"
+        "for _ in range(3):\n"
+        "    rlm_nb.init_guards(model=ScriptedModel.of({}, [('.', 'fine')]))\n"
+        "    print(rlm_nb.semantic_subcall('?', 'x'), len(list(pathlib.Path(tempfile.gettempdir()).glob('rlm-*'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("fine 1\n" * 3, "")
+    assert not list(clean_environment.glob("rlm-*"))
+
+
+def test_guards_in_a_task() -> None:
+    """A task cannot give itself other limits."""
+    model = ScriptedModel.of({}, [(".", "x")])
+
+    def task(context: str) -> None:
+        with pytest.raises(RecursionDepthError):
+            rlm_nb.init_guards(rlm_nb.GuardConfig(max_cost=100), model=model)
+
+    assert rlm_nb.run_task(task, "text", model=model)["status"] == "completed"
+
+
+def test_what_keeps_a_task_from_starting(here: Path) -> None:
+    """It is raised, and leaves no run."""
+    (here / "team.json").write_text("{")
+    settings = rlm_nb.load_config(flags={"budget": {"file": here / "team.json"}})
+    with pytest.raises(LedgerError, match="damaged"):
+        rlm_nb.run_task(first_word, "text", settings=settings, model=ScriptedModel.of({}, [(".", "x")]))
+    assert not (here / "runs").exists()
 
 
 def test_time_that_is_up_in_an_agents_cell(here: Path, repository: Path) -> None:

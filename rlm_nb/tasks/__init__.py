@@ -8,17 +8,24 @@
 
     result = run_task(causes, text)
 
-A task knows models and ledgers only through `protocols.py`. `run_task` and `TaskBuilder`, which put them together, are
-at home in `rlm_nb/task_run.py`, beside the controller; from here they can be reached by name, and this package imports
-nothing of them before somebody does so.
+A task knows models and ledgers only through `protocols.py`. `run_task`, `TaskBuilder` and `init_guards`, which put
+them together, are at home in `rlm_nb/task_run.py`, beside the controller; from here they can be reached by name, and
+this package imports nothing of them before somebody does so.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rlm_nb.context_access import (
+from rlm_nb.errors import (
+    BudgetExceededError,
+    CostLimitError,
+    RecursionDepthError,
+    RuntimeLimitError,
+    SubcallError,
+    TokenLimitError,
+)
+from rlm_nb.tasks.context_access import (
     Context,
     SearchMatch,
     context_around_match,
@@ -27,14 +34,6 @@ from rlm_nb.context_access import (
     context_search,
     context_slice,
     context_tail,
-)
-from rlm_nb.errors import (
-    BudgetExceededError,
-    CostLimitError,
-    RecursionDepthError,
-    RuntimeLimitError,
-    SubcallError,
-    TokenLimitError,
 )
 from rlm_nb.tasks.guards import GuardConfig
 from rlm_nb.tasks.runtime import partial
@@ -45,9 +44,10 @@ from rlm_nb.tasks.subcalls import (
     semantic_subcall_choice,
     semantic_subcall_json,
 )
+from rlm_nb.tasks.upward import upward
 
 if TYPE_CHECKING:
-    from rlm_nb.task_run import TaskBuilder, TaskResult, run_task
+    from rlm_nb.task_run import TaskBuilder, TaskResult, init_guards, run_task
 
 __all__ = [
     "BudgetExceededError",
@@ -67,6 +67,7 @@ __all__ = [
     "context_search",
     "context_slice",
     "context_tail",
+    "init_guards",
     "partial",
     "run_task",
     "semantic_subcall",
@@ -77,7 +78,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in ("TaskBuilder", "TaskResult", "run_task"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("rlm_nb.task_run"), name)
+__getattr__ = upward(__name__, "TaskBuilder", "TaskResult", "init_guards", "run_task")

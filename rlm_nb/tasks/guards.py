@@ -16,7 +16,7 @@ from typing import Any
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
-from rlm_nb.context_access import Context, Seen, Text
+from rlm_nb.context_access import Context, Seen, Text, listener
 from rlm_nb.errors import (
     CancelledError,
     ConfigError,
@@ -28,6 +28,7 @@ from rlm_nb.errors import (
 )
 from rlm_nb.protocols import Asker
 from rlm_nb.records import JSON, Access, Message, Notice, Reply, Request, Subcall
+from rlm_nb.tasks.upward import upward
 
 AGENT = "task"
 """Whose calls they are, in the ledger and for scripted models."""
@@ -89,15 +90,16 @@ def current() -> Guards:
     guards = _current.get()
     if guards is None:
         raise RuntimeError(
-            "this works inside of a task only: run it with run_task(function, context). A thread that a task starts is "
-            "outside of it; semantic_subcall_batched asks about many chunks at once"
+            "this works inside of a task only: run it with run_task(function, context), or call init_guards() before. "
+            "A thread that a task starts is outside of it; semantic_subcall_batched asks about many chunks at once"
         )
     return guards
 
 
 def inside() -> bool:
     """Whether this code belongs to a task."""
-    return _current.get() is not None
+    guards = _current.get()
+    return guards is not None and guards.is_of_a_task
 
 
 class Guards:
@@ -110,6 +112,9 @@ class Guards:
         names: What contexts that are strings are called, by their `id`.
         parallel: Subcalls of a batch that are under way at the same time.
     """
+
+    is_of_a_task = True
+    """Whether they hold for a task, in which no other one may begin."""
 
     def __init__(
         self,
@@ -131,8 +136,15 @@ class Guards:
         self._pool = ThreadPoolExecutor(parallel, "rlm-subcall")
 
     def enter(self) -> None:
-        """From here on, this thread (or asynchronous task) belongs to the task."""
+        """From here on, this thread (or asynchronous task) is under these guards."""
         _current.set(self)
+        listener.set(self.saw)
+
+    def leave(self) -> None:
+        """From here on, it is under none, if it was under these."""
+        if _current.get() is self:
+            _current.set(None)
+            listener.set(None)
 
     def close(self) -> None:
         """Ask nobody any more; calls under way are stopped, and what comes late is not told."""
@@ -287,3 +299,6 @@ def _sha256(text: str) -> str:
 
 def _nobody(told: Told) -> None:
     """Hears nothing."""
+
+
+__getattr__ = upward(__name__, "init_guards")

@@ -23,13 +23,13 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Never, TypeVar
 
-from rlm_nb import context_access
 from rlm_nb.context_access import Text
 from rlm_nb.errors import BudgetExceededError, CancelledError, RuntimeLimitError
 from rlm_nb.records import Notice, Status, Subcall
 from rlm_nb.tasks.guards import LOOK, Guards, Told, current
 from rlm_nb.tasks.plain import text
 from rlm_nb.tasks.refusing import Refusal
+from rlm_nb.tasks.upward import upward
 
 T = TypeVar("T")
 
@@ -214,7 +214,6 @@ class _Job:
 
     def _to_its_end(self) -> Ended:
         self._guards.enter()
-        context_access.listener.set(self._guards.saw)
         try:
             return Ended("completed", self._value())
         except (BudgetExceededError, CancelledError) as error:
@@ -294,3 +293,6 @@ class _Job:
 
         OutOfTime.__name__ = OutOfTime.__qualname__ = RuntimeLimitError.__name__
         return OutOfTime
+
+
+__getattr__ = upward(__name__, "TaskBuilder", "run_task")
