@@ -157,6 +157,8 @@ def where_edits_belong(folder: Path) -> Home:
         RunFolderError: The folder has no run.json that says it.
     """
     with _state(folder) as state:
+        if state.get("kind") == "task":
+            raise RunFolderError(f"{folder} is the run of a task, which changes no files")
         checkout = state["checkout"]
         return Home(
             str(state["repository"]),

@@ -12,7 +12,7 @@ import textwrap
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from rlm_nb.bridge.client import Client
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config, load, secrets
 from rlm_nb.context_access import Context, Text
-from rlm_nb.errors import RecursionDepthError, RunFolderError
+from rlm_nb.errors import LedgerError, RecursionDepthError, RunFolderError
 from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
@@ -112,7 +112,7 @@ def run_task(
             run_folder(chosen.settings, keep=lambda: audit is not None) if record else scratch()
         )
         heard: queue.SimpleQueue[Told] = queue.SimpleQueue()
-        metered = chosen.metered(folder, heard.put)
+        metered = chosen.metered(folder, heard.put, stack)
         names, parallel = {id(context): "context"}, chosen.settings.rlm.max_parallel
         guards = Guards(chosen.config, metered, heard.put, names, parallel)
         stack.enter_context(_linked(cancel, guards.cancel))
@@ -155,9 +155,8 @@ def init_guards(
     chosen = _chosen(config, settings, keys, model)
     with ExitStack() as stack:
         tell = listen or (lambda told: None)
-        guards = PromptGuards(
-            chosen.config, chosen.metered(stack.enter_context(scratch()), tell), tell, stack.pop_all()
-        )
+        metered = chosen.metered(stack.enter_context(scratch()), tell, stack)
+        guards = PromptGuards(chosen.config, metered, tell, stack.pop_all())
     guards.enter()
     return guards
 
@@ -201,9 +200,10 @@ class _Chosen:
     model: Model
     price: Price
 
-    def metered(self, folder: Path, tell: Callable[[Notice], None]) -> MeteredModel:
-        """The model, paid from a new budget in `folder`."""
+    def metered(self, folder: Path, tell: Callable[[Notice], None], stack: ExitStack) -> MeteredModel:
+        """The model, paid from a new budget in `folder`, which rests once the stack is closed."""
         ledger = _ledger(self.config, self.settings, folder, tell)
+        stack.callback(_rest, ledger)
         limit = self.config.max_tokens_per_subcall
         return MeteredModel(self.model, ledger, self.price, AGENT, limit, _only_notices(tell))
 
@@ -329,6 +329,11 @@ def _ledger(
     both, holds = SharedBudget.open(own, settings.budget.file, Limits.of(settings.budget), folder.name)
     tell(Notice(AGENT, holds))
     return both
+
+
+def _rest(ledger: BudgetFile | SharedBudget) -> None:
+    with suppress(LedgerError):  # what was spent is written down already, and may be gone with its folder
+        ledger.release_agent(AGENT)
 
 
 def _only_notices(tell: Callable[[Notice], None]) -> Listener:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,7 +24,7 @@ from rlm_nb.notebook.metadata import (
     read_notebook,
     read_result,
 )
-from rlm_nb.records import CellResult, Iteration
+from rlm_nb.records import CellResult, Iteration, Status
 
 LARGEST = 512 * 1024 * 1024
 """Bytes of the largest notebook that is read; what we record stays far below it."""
@@ -35,6 +36,26 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError, RecursionError, Overf
 """What a file raises that holds anything but what was recorded, or that in a nesting that nobody records."""
 
 
+@dataclass(frozen=True)
+class RecordedTask:
+    """What the notebook of a bounded task says of it as a whole.
+
+    Args:
+        name: The task's.
+        status: How it ended; `running` as far as the file knows.
+        calls: How often the model was asked.
+        cost: Micro-dollars.
+        started, ended: Seconds since the epoch; `ended` is 0 while it is running.
+    """
+
+    name: str
+    status: Status | Literal["running"]
+    calls: int
+    cost: int
+    started: float
+    ended: float
+
+
 def read(path: Path) -> Recorded:
     """Everything that an agent's notebook holds; the run may still be going on.
 
@@ -44,6 +65,32 @@ def read(path: Path) -> Recorded:
     Raises:
         NotebookError: It is missing, damaged, not the record of an agent, or from a newer version.
     """
+    rlm, cells = _record(path)
+    with _naming_faults(path):
+        iterations, begun = _iterations(rlm["agent"], cells, path.parent)
+        return _checked(read_notebook(rlm, iterations, begun), _types())
+
+
+def read_task(path: Path) -> RecordedTask:
+    """How a task went, from its notebook; it may still be going on.
+
+    Raises:
+        NotebookError: It is missing, damaged, not the record of a task, or from a newer version.
+    """
+    rlm, cells = _record(path)
+    with _naming_faults(path):
+        asked = [cell["metadata"]["rlm"] for cell in cells if "prompt" in cell["metadata"].get("rlm", {})]
+        paid = [call for call in asked if call["same_as"] is None]
+        calls, cost = len(paid), sum(call["cost"] for call in paid)
+        if "result" in rlm:  # it counts calls without an answer, too
+            summary = rlm["result"]["budget_summary"]
+            calls, cost = summary["total_calls"], round(summary["total_cost_usd"] * 1e6)
+        task = RecordedTask(rlm["task"], rlm["status"], calls, cost, rlm["started"], rlm.get("ended", 0.0))
+        return _checked(task, _task_types())
+
+
+def _record(path: Path) -> tuple[dict[str, Any], list[Node]]:
+    """What the notebook's metadata says, and its cells."""
     data = _bytes(path)
     try:
         notebook = _notebook(path, data)
@@ -54,9 +101,13 @@ def read(path: Path) -> Recorded:
             raise NotebookError(f"{path}: was recorded by a newer version of rlm-nb; update it")
     except DAMAGE as error:
         raise NotebookError(f"{path}: is damaged: {error}") from error
+    return rlm, notebook["cells"]
+
+
+@contextmanager
+def _naming_faults(path: Path) -> Iterator[None]:
     try:
-        iterations, begun = _iterations(rlm["agent"], notebook["cells"], path.parent)
-        return _checked(read_notebook(rlm, iterations, begun))
+        yield
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"]))
@@ -86,18 +137,26 @@ def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[tuple[
     return tuple(iteration for complete, iteration in read if complete), unfinished
 
 
-def _checked(recorded: Recorded) -> Recorded:
+R = TypeVar("R", Recorded, RecordedTask)
+
+
+def _checked(recorded: R, types: TypeAdapter[R]) -> R:
     """The record with every value of the type that it should have. Raises `ValueError` if that cannot be."""
-    checked: Recorded = _types().validate_python(asdict(recorded))
-    for number in (checked.turn, checked.cost, checked.total_cost, checked.started, checked.ended):
-        if not abs(number) < MOST:  # NaN is not either
-            raise ValueError("a number in it is beyond reason")
+    checked: R = types.validate_python(asdict(recorded))
+    for name, number in vars(checked).items():
+        if isinstance(number, int | float) and not abs(number) < MOST:  # NaN is not either
+            raise ValueError(f"{name} is beyond reason")
     return checked
 
 
 @cache
 def _types() -> TypeAdapter[Recorded]:
     return TypeAdapter(Recorded)
+
+
+@cache
+def _task_types() -> TypeAdapter[RecordedTask]:
+    return TypeAdapter(RecordedTask)
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The agents of a run as a tree, put together from whatever notebooks are there."""
+"""The agents of a run as a tree, put together from whatever notebooks are there; a task is a tree of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.errors import NotebookError
-from rlm_nb.notebook.reader import read
+from rlm_nb.notebook.reader import read, read_task
 from rlm_nb.notebook.wording import duration, first_line, money, plural
 from rlm_nb.records import Status
 
@@ -27,11 +27,12 @@ class Node:
         notebook: Its notebook, which need not exist.
         status: How it ended; `unfinished` while it goes on or when it was killed; `damaged` when nobody can tell.
         task: The first line of its task.
-        iterations: How many are complete.
+        iterations: How many are complete; of a task, how often it asked the model.
         cost: Micro-dollars, its own calls only.
         seconds: From its start to its end, or to the last sign of life.
         fault: What is wrong with the notebook, or `None`.
         children: The sub-agents, in order.
+        turn: What one of its iterations is called.
     """
 
     agent: str
@@ -43,6 +44,7 @@ class Node:
     seconds: float = 0.0
     fault: str | None = None
     children: tuple[Node, ...] = ()
+    turn: Literal["iteration", "call"] = "iteration"
 
 
 def tree(run_folder: Path) -> Node:
@@ -57,6 +59,8 @@ def tree(run_folder: Path) -> Node:
         while _AGENT.fullmatch(agent) and agent not in below.get(parent := agent.rpartition(".")[0], ()):
             below.setdefault(parent, set()).add(agent)
             agent = parent
+    if not below and (task := run_folder / "task.ipynb").exists():
+        return _task(task)
     if not below:
         raise NotebookError(f"{run_folder}: there is no run here (no root.ipynb)")
     return _node("root", below, run_folder)
@@ -117,6 +121,19 @@ def _node(agent: str, below: Mapping[str, set[str]], folder: Path) -> Node:
     )
 
 
+def _task(path: Path) -> Node:
+    try:
+        if path.is_symlink():
+            raise NotebookError(f"{path}: is a link, which is not followed")
+        task = read_task(path)
+        last_sign = task.ended or path.stat().st_mtime
+    except (NotebookError, OSError) as error:
+        return Node("task", path, "damaged", fault=first_line(str(error).removeprefix(f"{path}: ")))
+    status = "unfinished" if task.status == "running" else task.status
+    seconds = max(0.0, last_sign - task.started)
+    return Node("task", path, status, first_line(task.name), task.calls, task.cost, seconds, turn="call")
+
+
 def _children(names: set[str], below: Mapping[str, set[str]], folder: Path) -> tuple[Node, ...]:
     return tuple(_node(name, below, folder) for name in sorted(names, key=_in_order))
 
@@ -145,4 +162,4 @@ _COLOURS = {"completed": "green", "partial": "yellow", "error": "red", "unfinish
 def _facts(node: Node) -> list[str]:
     if node.fault:
         return [node.status, node.fault]
-    return [node.status, plural(node.iterations, "iteration"), money(node.cost), duration(node.seconds), node.task]
+    return [node.status, plural(node.iterations, node.turn), money(node.cost), duration(node.seconds), node.task]

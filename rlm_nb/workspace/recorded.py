@@ -73,6 +73,8 @@ def recorded(folder: Path) -> Iterator[Recorded]:
     """
     ctl = folder.resolve() / "ctl.git"
     if ctl.is_symlink() or not ctl.is_dir():
+        if (folder / "task.ipynb").exists():
+            raise RunFolderError(f"{folder} is the run of a task, which changes no files")
         raise RunFolderError(f"{folder} has no ctl.git: what its agents changed was not kept, or was removed")
     repository.check(ctl)
     listed = git.controlled(ctl).run("for-each-ref", "--format=%(objectname) %(refname)", AGENTS)

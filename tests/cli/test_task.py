@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -236,9 +237,20 @@ def test_a_task_that_draws_on_a_purse(rlm_nb: Command, here: Path) -> None:
 
 
 def test_other_verbs_find_a_task(rlm_nb: Command, here: Path) -> None:
-    """Its run.json says what it is and that it ended; `budget last` and `clean` take it for a run."""
-    assert rlm_nb("task", "text.md", *MODEL).returncode == 0
+    """Its run.json says what it is and that it ended; those that have nothing to do with it say so."""
+    done = rlm_nb("task", "text.md", *MODEL)
+    assert done.returncode == 0
     (folder,) = here.glob("runs/*/")
+    assert not list(folder.glob("*.new"))
+    shown = rlm_nb("tree", "last")
+    cost = f"${json.loads(done.stdout)['budget_summary']['total_cost_usd']:.4f}"
+    pattern = rf"task · completed · 4 calls · {re.escape(cost)} · [0-9.]+m?s · analyze_document · runs/.*/task\.ipynb\n"
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.fullmatch(pattern, shown.stdout)
+    for verb in ("diff", "apply"):
+        other = rlm_nb(verb, "last")
+        assert (other.returncode, other.stdout) == (1, "")
+        assert "is the run of a task, which changes no files" in other.stderr
     state = json.loads((folder / "run.json").read_text("utf-8"))
     assert (state["kind"], state["task"], state["status"]) == ("task", "analyze_document", "completed")
     assert state["started"] <= state["ended"]

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,8 +19,10 @@ import pytest
 from rich.console import Console
 
 from rlm_nb.errors import NotebookError
+from rlm_nb.notebook.task_record import TaskRecord
 from rlm_nb.notebook.tree import as_rich, as_text, tree
 from rlm_nb.records import (
+    Access,
     AgentEnded,
     AgentResult,
     AgentStarted,
@@ -31,6 +34,7 @@ from rlm_nb.records import (
     Patch,
     Replied,
     Reply,
+    Subcall,
     Task,
 )
 from tests.notebook.scenes import iteration, opened
@@ -108,6 +112,51 @@ def test_a_run_that_was_killed_is_a_tree_as_well(tmp_path: Path) -> None:
     assert "is damaged: Expecting" in damaged.fault
     assert (lost.agent, lost.children[0].status) == ("root.3", "completed")
     assert "root.2 · damaged · is damaged" in as_text(root)
+
+
+def task(folder: Path) -> Path:
+    """Records a task that asked twice, one of them for the second time; it goes on."""
+    path = folder / "task.ipynb"
+    asked = Subcall(1, "text", "What is it?", "x", Access("", "", 0, 1, ""), "fine", cost=1500)
+    with TaskRecord.open(path, name="look", code="def look(text): ...", about={"model": "m"}) as record:
+        record.add(asked)
+        record.add(replace(asked, same_as=1, cost=0))
+    return path
+
+
+def test_a_task_is_a_tree_of_one(tmp_path: Path) -> None:
+    """With its calls and what they cost, whether it has ended or was killed."""
+    path = task(tmp_path)
+    assert as_text(tree(tmp_path)).startswith("task · unfinished · 1 call · $0.0015 · ")
+    notebook = json.loads(path.read_text("utf-8"))
+    summary = {"total_calls": 2, "total_cost_usd": 0.25}
+    started = notebook["metadata"]["rlm"]["started"]
+    ended = {"status": "partial", "ended": started + 65, "result": {"budget_summary": summary}}
+    notebook["metadata"]["rlm"] |= ended
+    path.write_text(json.dumps(notebook), "utf-8")
+    assert as_text(tree(tmp_path)) == f"task · partial · 2 calls · $0.25 · 1m05s · look · {path}"
+    Console(file=io.StringIO()).print(as_rich(tree(tmp_path)))
+
+
+def test_a_task_whose_notebook_is_damaged(tmp_path: Path) -> None:
+    """Whatever stands in it in the place of something else, it is named; links are not followed, pipes not opened."""
+    path = task(tmp_path)
+    notebook = json.loads(path.read_text("utf-8"))
+    odd: list[Any] = [None, True, -1, 10**30, float("nan"), "x" * 50, [], {}, [{}], {"a": 1}]
+    for container, key in places({"metadata": notebook["metadata"]["rlm"], "cells": notebook["cells"][2:3]}):
+        kept = container[key]
+        for value in odd:
+            container[key] = value
+            path.write_text(json.dumps(notebook), "utf-8")
+            Console(file=io.StringIO()).print(as_rich(tree(tmp_path)))
+            assert as_text(tree(tmp_path)).startswith("task · ")
+        container[key] = kept
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert as_text(tree(tmp_path)) == f"task · damaged · is a link, which is not followed · {path}"
+    path.unlink()
+    os.mkfifo(path)
+    assert as_text(tree(tmp_path)) == f"task · damaged · is no file · {path}"
 
 
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
