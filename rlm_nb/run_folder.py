@@ -255,4 +255,6 @@ def write(path: Path, text: str) -> None:
             file.write(text.encode("utf-8", "surrogateescape"))
         beside.replace(path)
     except OSError as error:
+        with suppress(OSError):  # a folder of somebody else's stays
+            beside.unlink(missing_ok=True)
         raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from pydantic import SecretStr
 
@@ -383,7 +384,7 @@ def _linked(above: Cancellation | None, below: Cancellation) -> Iterator[None]:
 class _Audit:
     """Writes down what a task tells: as lines of JSON, and as a notebook. What cannot be written is a fault."""
 
-    def __init__(self, folder: Path, record: TaskRecord, file: TextIO, state: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, record: TaskRecord, file: FileIO, state: dict[str, Any]) -> None:
         self._folder, self._record, self._file, self._state = folder, record, file, state
         self.faults: list[str] = []
         self.is_finished = False
@@ -419,8 +420,11 @@ class _Audit:
     def _line(self, line: dict[str, Any]) -> None:
         if self.faults:
             return
+        text = json.dumps({"time": time.time(), **line}, ensure_ascii=False) + "\n"
+        rest = memoryview(text.encode("utf-8", "backslashreplace"))
         try:
-            self._file.write(json.dumps({"time": time.time(), **line}, ensure_ascii=False) + "\n")
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.faults.append(f"{self._folder / 'audit.jsonl'}: cannot be written: {error.strerror}")
 
@@ -434,11 +438,12 @@ def _recorded(folder: Path, function: TaskFunction, about: Mapping[str, Any]) ->
     try:
         with (
             TaskRecord.open(folder / "task.ipynb", name=_name(function), code=_code(function), about=about) as record,
-            (folder / "audit.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file,
+            # Each line at once, so that whatever kills the process leaves it.
+            (folder / "audit.jsonl").open("ab", buffering=0) as file,
         ):
             audit = _Audit(folder, record, file, state)
             yield audit
-    except (RunFolderError, OSError) as error:
+    except RunFolderError as error:
         if audit is None or not audit.is_finished:
             raise
         if str(error) not in audit.faults:
