@@ -7,6 +7,7 @@ that runs the tests is there already. `tests/test_demo.py` runs `make demo`.
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
@@ -35,7 +36,11 @@ PLACES = {
 }
 """What stands in the documents, and what a test has instead; `ls -t` names the latest run of an agent."""
 
-SCREEN = {"git clone … && cd rlm-nb && make demo": "tests/test_demo.py", "make test": "a test below"}
+SCREEN = {
+    "git clone … && cd rlm-nb && make demo": "tests/test_demo.py",
+    "make test": "a test below",
+    "export RLM_MODEL=scripted:model.yaml": "a test below",
+}
 """The commands that are shown with what they print, and who runs them."""
 
 CELL = """edit_file("README.md", "Says hello.", "Says hello to everybody.")\nFINAL("done")\n"""
@@ -132,6 +137,21 @@ def test_the_python_of_the_page_on_tasks_works(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1 found\n1 chunks; 1 calls\ncompleted\n"
+
+
+def test_the_examples_of_tasks_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line at a prompt gives what stands below it, with the page's own script for a model."""
+    page = ROOT / "docs" / "tasks-by-example.md"
+    monkeypatch.chdir(tmp_path)
+    (model,) = fenced(page, "yml")
+    Path("model.yaml").write_text(model, "utf-8")
+    (command,) = fenced(page, "console")
+    name, _, value = command.removeprefix("$ export ").strip().partition("=")
+    monkeypatch.setenv(name, value)
+    session = doctest.DocTestParser().get_doctest("".join(fenced(page, "pycon")), {}, page.name, str(page), 0)
+    assert len(session.examples) > 30
+    said: list[str] = []
+    assert not doctest.DocTestRunner().run(session, out=said.append).failed, "".join(said)
 
 
 def test_the_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

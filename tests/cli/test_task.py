@@ -15,7 +15,9 @@ import nbformat
 import pytest
 
 from rlm_nb.cli.init import FILES
+from rlm_nb.notebook.tree import as_text, tree
 from tests.cli.conftest import Command
+from tests.servers.completions import CompletionsServer, Fails
 
 SCRIPT = """
 price: {input: 3, output: 15}
@@ -310,6 +312,53 @@ def test_ctrl_c(here: Path) -> None:
     assert out, err
     assert json.loads(out)["result"] == ["found"]
     assert json.loads(out)["error"] == "interrupted by the user"
+
+
+def test_a_task_that_is_killed(here: Path) -> None:
+    """What it had asked and looked at until then is in its notebook and its log, both whole; `tree` finds it."""
+    (here / "mine.py").write_text(
+        "import time\nfrom rlm_nb.tasks import *\n\ndef endless(context):\n"
+        "    semantic_subcall('What conclude?', context_slice(context, 0, 9))\n"
+        "    context_slice(context, 3, 5)\n    time.sleep(0.1)\n    open('begun', 'w')\n    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-m", "rlm_nb", "task", "text.md", "--task", "mine:endless", *MODEL]
+    with subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 20
+        while not (here / "begun").exists() or "It is both." not in next(here.glob("runs/*/task.ipynb")).read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    (folder,) = here.glob("runs/*/")
+    nbformat.validate(nbformat.read(folder / "task.ipynb", as_version=4))
+    lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text("utf-8").splitlines()]
+    assert ["subcall" if "subcall" in line else line["access"]["start"] for line in lines] == [0, "subcall", 3]
+    assert as_text(tree(folder)).startswith("task · unfinished · 1 call · $0.00")
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_task_that_asks_a_service(rlm_nb: Command, here: Path, place: str) -> None:
+    """The key is read from the environment or `.env`; the task's code does not get it, no file and no screen has it."""
+    key = "sk-proj-planted-0123456789"
+    (here / "mine.py").write_text(
+        "import os\nfrom rlm_nb.tasks import *\n\ndef ask(context):\n"
+        "    yield os.environ.get('OPENAI_API_KEY')\n"
+        "    yield semantic_subcall('What?', context_slice(context, 0, 9))\n"
+        "    yield semantic_subcall('What else?', context_slice(context, 0, 9))\n"
+    )
+    variables = {"OPENAI_API_KEY": key} if place == "environment" else {}
+    if place == ".env":
+        (here / ".env").write_text(f"OPENAI_API_KEY={key}\n")
+    with CompletionsServer("An answer.", Fails(401, f"no good: {key}"), key=key) as server:
+        settings = {"model": {"base_url": server.url}, "budget": {"prices": {"gpt-test": {"input": 3, "output": 15}}}}
+        (here / "own.yaml").write_text(json.dumps({"rlm": {}, **settings}))
+        done = rlm_nb("task", "text.md", "-t", "mine:ask", "--model", "gpt-test", "-c", "own.yaml", **variables)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["status"], result["result"]) == (1, "error", [None, "An answer."])
+    assert result["error"].startswith("RefusedKeyError: the service does not accept OPENAI_API_KEY (401: ")
+    assert (result["budget_summary"]["total_calls"], result["budget_summary"]["total_cost_usd"] > 0) == (2, True)
+    recorded = [path.read_text("utf-8", "replace") for path in here.glob("runs/*/*")]
+    assert len(recorded) > 5
+    assert not any(key in text for text in (done.stdout, done.stderr, *recorded))
 
 
 def test_init(rlm_nb: Command, tmp_path: Path) -> None:
