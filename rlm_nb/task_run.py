@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from rlm_nb.bridge.client import Client
+from rlm_nb.bridge.client import Caller, caller
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config, load, secrets
 from rlm_nb.context_access import Context, Text
@@ -217,12 +217,9 @@ def _chosen(
 ) -> _Chosen:
     if inside():
         raise RecursionDepthError("depth of tasks", 1, 1)
-    if model is None and (client := Client.of_this_process()):
-        model, settings, config = (
-            _AgentsModel(client),
-            settings or Config(),
-            replace(config or GuardConfig(), model=None),
-        )
+    if model is None and (agent := caller()):
+        model, settings = _AgentsModel(agent), settings or Config()
+        config = replace(config or GuardConfig(), model=None)
     settings = settings or load()
     config = config or GuardConfig.of(settings)
     if config.model and config.model != settings.model.name:
@@ -236,19 +233,19 @@ class _AgentsModel:
 
     name = "the agent's model"
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, agent: Caller) -> None:
+        self._agent = agent
 
     def price(self, usage: Usage) -> int:
         """Micro-dollars for `usage`, as the controller counts them."""
-        cost: int = self._client.call("price", **vars(usage))
+        cost: int = self._agent.call("price", **vars(usage))
         return cost
 
     def complete(self, request: Request, cancel: Cancellation, on_text: Callable[[str], None] | None = None) -> Reply:
         """Ask once; see `protocols.Model`."""
         prompt = "\n\n".join([request.system, *(message.content for message in request.messages)])
         asked = {"prompts": [prompt], "single": True, "max_tokens": request.max_tokens}
-        (answer,) = self._client.call("llm_query", until=cancel, **asked)
+        (answer,) = self._agent.call_until(cancel, "llm_query", **asked)
         stop_reason: StopReason = "end" if answer["status"] == "completed" else "max_tokens"
         return Reply(answer["text"], Usage(**answer["usage"]), stop_reason)
 
@@ -282,7 +279,7 @@ class TaskBuilder:
 
     def run(self, context: Text | Path, **options: Any) -> TaskResult:
         """Run the task; the options, the result and what is raised are those of `run_task`."""
-        settings = options.pop("settings", None) or (Config() if Client.of_this_process() else load())
+        settings = options.pop("settings", None) or (Config() if caller() else load())
         limits = replace(GuardConfig.of(settings), **self._limits)
         return run_task(self._function, context, limits, settings=settings, **options)
 

@@ -40,7 +40,15 @@ print(results[0].apply(), Path("made.txt").read_text())
     "print('-' * 300)\nprint(llm_query('What is it?'), llm_query_batched(['One?', 'Two?']))\nprint(budget())",
     "print(len(output(3)), output(3).search('What'))\n1 / 0",
     "time.sleep(60)",
-    "try:\n    rlm_query('Fail')\nexcept Exception as error:\n    print(type(error).__name__, error)",
+    """
+try:
+    rlm_query('Fail')
+except Exception as error:
+    print(type(error).__name__, error)
+from rlm_nb.tasks import run_task, semantic_subcall
+task = run_task(lambda text: [semantic_subcall(question, text) for question in ("One?", "Two?")], "a text")
+print(task["status"], task["result"], task["budget_summary"]["total_cost_usd"])
+""",
     "Path('notes.txt').write_text('kept')\nFINAL({'files': sorted(path.name for path in WORKDIR.iterdir())})",
 ]
 

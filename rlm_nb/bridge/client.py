@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import ClassVar
+from typing import Protocol
 
 from rlm_nb import errors
 from rlm_nb.bridge import messages
@@ -21,6 +21,32 @@ VARIABLE = "RLM_BRIDGE_FD"
 """The environment variable that names the inherited file descriptor."""
 
 
+class Caller(Protocol):
+    """Whoever has calls answered: the bridge, or a record."""
+
+    def call(self, name: str, **arguments: JSON) -> JSON:
+        """Ask, wait, and give back the answer, or raise what it is instead."""
+        ...
+
+    def call_until(self, cancel: Cancellation, name: str, **arguments: JSON) -> JSON:
+        """The same, until `cancel` is set: then it raises `CancelledError`."""
+        ...
+
+
+_caller: Caller | None = None
+
+
+def caller() -> Caller | None:
+    """Who answers the calls of this process; `None` outside of an agent's kernel."""
+    return _caller
+
+
+def let_answer(whoever: Caller | None) -> None:
+    """From here on, the calls of this process are theirs to answer."""
+    global _caller
+    _caller = whoever
+
+
 class Client:
     """Asks the controller, from any thread of the kernel.
 
@@ -28,8 +54,6 @@ class Client:
         wire: The inherited socket on which connections are asked for.
         cell: Tells the id of the cell that is being executed.
     """
-
-    _of_this_process: ClassVar[Client | None] = None
 
     def __init__(self, wire: socket.socket, cell: Callable[[], str]) -> None:
         self._wire = wire
@@ -44,38 +68,29 @@ class Client:
         if number is None:
             return None
         os.set_inheritable(int(number), False)
-        cls._of_this_process = cls(socket.socket(fileno=int(number)), cell)
-        return cls._of_this_process
+        return cls(socket.socket(fileno=int(number)), cell)
 
-    @classmethod
-    def of_this_process(cls) -> Client | None:
-        """The client that `inherited` made; `None` outside of an agent's kernel."""
-        return cls._of_this_process
-
-    def call(self, name: str, /, *, until: Cancellation | None = None, **arguments: JSON) -> JSON:
+    def call(self, name: str, **arguments: JSON) -> JSON:
         """Ask, wait, and give back the answer.
 
         An interrupt while it waits closes the connection, which tells the controller to stop what it does for us.
-
-        Args:
-            name: What is asked for.
-            until: Does the same when it is set.
-            **arguments: What goes with it.
 
         Raises:
             RLMError: What went wrong on the other side, as the same class that was raised there.
             BridgeError: The controller does not answer this kernel (any more), the arguments cannot be sent, or this
                 process has no file descriptors left for it.
-            CancelledError: `until` was set.
         """
-        until = until or Cancellation()
+        return self.call_until(Cancellation(), name, **arguments)
+
+    def call_until(self, cancel: Cancellation, name: str, **arguments: JSON) -> JSON:
+        """The same, until `cancel` is set: that closes the connection, too, and is raised as `CancelledError`."""
         try:
-            with self._connection() as connection, until.calling(partial(_hang_up, connection)):
+            with self._connection() as connection, cancel.calling(partial(_hang_up, connection)):
                 message = {"call": name, "arguments": arguments, "cell": self._cell(), "key": uuid.uuid4().hex}
                 messages.send(connection, message)
-                reply = messages.receive(connection, until.seconds_left())
+                reply = messages.receive(connection, cancel.seconds_left())
         except (OSError, EOFError) as error:
-            until.check()
+            cancel.check()
             raise BridgeError(f"{name}: the controller does not answer this kernel any more ({error})") from None
         if "error" in reply:
             raise as_raised(reply["error"])

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlm_nb.bridge.client import Client
+from rlm_nb.bridge.client import Caller, Client, let_answer
 from rlm_nb.errors import ContextError
 from rlm_nb.records import JSON
-from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Caller, Functions
+from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Functions
 
 CONTEXT_FUNCTIONS = (
     "context_around_match",
@@ -61,12 +61,13 @@ def furnish(shell: Any, client: Caller | None, hello: Mapping[str, JSON]) -> Cal
 
     Args:
         shell: The `InteractiveShell` of the kernel, which works in the worktree already.
-        client: Who answers what the functions ask.
+        client: Who answers what the functions ask, and whatever else calls in this process.
         hello: What the controller tells a kernel of its agent.
 
     Returns:
         What ends the watch over these names; they stay.
     """
+    let_answer(client)
     workdir = Path.cwd()
     place = (hello["objects"], hello["worktree"]) if "objects" in hello else None
     functions = Functions(client, workdir, shell.user_ns, place)
@@ -91,6 +92,7 @@ def furnish(shell: Any, client: Caller | None, hello: Mapping[str, JSON]) -> Cal
     def leave() -> None:
         shell.events.unregister("pre_run_cell", keeper.restore)
         shell.events.unregister("post_run_cell", keeper.settle)
+        let_answer(None)
 
     return leave
 

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from rlm_nb.bridge.client import Caller
 from rlm_nb.errors import BridgeError
 from rlm_nb.records import JSON
 from rlm_nb.repl import editing
@@ -24,14 +25,6 @@ FUNCTIONS = ("llm_query", "llm_query_batched", "FINAL", "FINAL_VAR", "edit_file"
 
 YIELDING = ("output",)
 """Names that people like to give to variables of their own: a cell that does so keeps what it made."""
-
-
-class Caller(Protocol):
-    """Whoever has calls answered: the bridge, or a record."""
-
-    def call(self, name: str, **arguments: JSON) -> JSON:
-        """Ask, wait, and give back the answer, or raise what it is instead."""
-        ...
 
 
 class Functions:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlm_nb.agent.transcript import Transcript
+from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KEYS, RLMSettings
 from rlm_nb.errors import BridgeError, GitError, NotebookError, RLMError, RunFolderError
 from rlm_nb.notebook.reader import read, read_cells
@@ -127,13 +128,17 @@ class _Replay:
             cls._now.end()
 
     def call(self, name: str, **arguments: JSON) -> JSON:
-        """Answer what a function of the kernel asks; see `repl.functions.Caller`."""
+        """Answer what a cell asks; see `bridge.client.Caller`."""
         if name == "FINAL":
             return None
         found = self._answers.take(name, arguments)
         if found is None:
             raise BridgeError(f"{name}: {UNRECORDED}")
         return answer(found, self._transcript)
+
+    def call_until(self, cancel: Cancellation, name: str, **arguments: JSON) -> JSON:
+        """The same: what is recorded is there at once."""
+        return self.call(name, **arguments)
 
     def visit(self, tree: ast.Module) -> ast.Module:
         """What IPython runs of a cell: nothing of one that did not come to a good end, or did not run at all."""

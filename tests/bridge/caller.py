@@ -201,10 +201,10 @@ def left(client: Client, wire: socket.socket) -> Any:
     said = []
     for until in (Cancellation(time.monotonic() + 0.2), wished, gone):
         try:
-            client.call("hold", until=until)
+            client.call_until(until, "hold")
         except CancelledError as error:
             said.append(str(error))
-    return [*said, client.call("echo", until=Cancellation(time.monotonic() + 30), n=1)]
+    return [*said, client.call_until(Cancellation(time.monotonic() + 30), "echo", n=1)]
 
 
 def interrupted(client: Client, wire: socket.socket) -> Any:
