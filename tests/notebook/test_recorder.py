@@ -73,7 +73,8 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
         "it-001-code-2",
         "final",
     ]
-    tags = [["rlm-head"], ["rlm-replay"], ["rlm-think"], ["rlm-code"], ["rlm-skipped", "raises-exception"], ["rlm-final"]]
+    skipped = ["rlm-skipped", "raises-exception"]
+    tags = [["rlm-head"], ["rlm-replay"], ["rlm-think"], ["rlm-code"], skipped, ["rlm-final"]]
     assert [cell.metadata.tags for cell in notebook.cells] == tags
     assert not any(cell.metadata.editable for cell in notebook.cells)
     think = "## Iteration 1\n\n*10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
