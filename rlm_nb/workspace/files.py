@@ -136,8 +136,8 @@ class Root:
             os.close(opened)
             os.unlink(name, dir_fd=self._root)
 
-    def small(self, path: bytes) -> bytes | None:
-        """All of a small file, several times faster than `reading` it; `None` for what is none, and must be read so."""
+    def small(self, path: bytes) -> tuple[os.stat_result, bytes] | None:
+        """All of a small file, and what it is, several times faster than by `stat` and `reading`; `None` for others."""
         parent, _, name = path.rpartition(b"/")
         try:
             opened = os.open(name, READING, dir_fd=self.folder(parent))
@@ -148,7 +148,7 @@ class Root:
             if not stat.S_ISREG(status.st_mode) or status.st_size > self._small:
                 return None
             data = os.read(opened, status.st_size)
-            return data if len(data) == status.st_size else None
+            return (status, data) if len(data) == status.st_size else None
         except OSError:
             return None
         finally:

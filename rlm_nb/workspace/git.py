@@ -9,9 +9,10 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -29,12 +30,14 @@ FETCH_TIMEOUT = 4 * 3600.0
 
 SETTINGS = (
     "advice.detachedHead=false",
+    "checkout.thresholdForParallelism=1000",
     "checkout.workers=0",
     "core.attributesFile=/dev/null",
     "core.autocrlf=false",
     "core.excludesFile=/dev/null",
     "core.fileMode=true",
     "core.fsmonitor=false",
+    "core.fsync=none",
     "core.hooksPath=/dev/null",
     "core.protectHFS=false",
     "core.protectNTFS=false",
@@ -47,6 +50,8 @@ SETTINGS = (
     "maintenance.auto=false",
     "submodule.recurse=false",
 )
+"""For repositories of ours. A run's commits outlive whatever is killed; a power failure is not worth waiting for disks
+(`core.fsync`), and a small checkout not worth further processes."""
 
 READING = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.untrackedCache=false")
 """What is set even when the user's own configuration counts: nothing that starts a program or writes a cache."""
@@ -130,13 +135,19 @@ class Git:
     def attempt(self, *arguments: str | Path, stdin: bytes = b"", **env: str | Path) -> Ended:
         """Like `run`, for a command that may fail."""
         with self._started(arguments, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            out, err = process.communicate(stdin)
-        return Ended(process.returncode, out, _text(err))
+            return self._ended(process, arguments, stdin)
+
+    def attempt_all(self, *commands: Sequence[str]) -> list[Ended]:
+        """Like `attempt`, for several commands at the same time: git takes longer to start than to answer."""
+        with ExitStack() as stack:
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            begun = [stack.enter_context(self._started(tuple(command), {}, **streams)) for command in commands]
+            return [self._ended(process, command) for process, command in zip(begun, commands, strict=True)]
 
     def feed(self, *arguments: str | Path, chunks: Iterable[bytes], **env: str | Path) -> bytes:
         """Like `run`, for a command that reads more than should be held in memory and prints little."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            with self._started(arguments, env, stdout=out, stderr=err) as process:
+            with self._started(arguments, env, stdout=out, stderr=err) as process, self._in_time(process, arguments):
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it ended early: its exit code and stderr say why
                     for chunk in chunks:
@@ -154,7 +165,8 @@ class Git:
     def reading(self, *arguments: str | Path, **env: str | Path) -> Iterator[IO[bytes]]:
         """Like `run`, for a command that prints more than should be held in memory: read it to its end."""
         with tempfile.TemporaryFile() as err:
-            with self._started(arguments, env, stdout=subprocess.PIPE, stderr=err) as process:
+            streams = {"stdout": subprocess.PIPE, "stderr": err}
+            with self._started(arguments, env, **streams) as process, self._in_time(process, arguments):
                 assert process.stdin is not None
                 assert process.stdout is not None
                 process.stdin.close()
@@ -164,11 +176,47 @@ class Git:
             if process.returncode:
                 raise _failed(arguments, process.returncode, _text(err.read()))
 
+    def _ended(self, process: subprocess.Popen[bytes], arguments: Sequence[str | Path], stdin: bytes = b"") -> Ended:
+        try:
+            out, err = process.communicate(stdin, self._seconds())
+        except subprocess.TimeoutExpired:
+            raise self._late(arguments) from None
+        return Ended(process.returncode, out, _text(err))
+
+    @contextmanager
+    def _in_time(self, process: subprocess.Popen[bytes], arguments: Sequence[str | Path]) -> Iterator[None]:
+        """Kills the command when the time is up, and says so at the end of the block."""
+        late = threading.Event()
+
+        def time_is_up() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(self._seconds(), time_is_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():
+            raise self._late(arguments)
+
+    def _seconds(self) -> float:
+        left = self.cancel.seconds_left() if self.cancel else None
+        return self.timeout if left is None else min(left, self.timeout)
+
+    def _late(self, arguments: Sequence[str | Path]) -> GitError:
+        if self.cancel:
+            self.cancel.check()
+        return GitError(f"git {arguments[0]} was stopped: it took longer than {self.timeout:g} s")
+
     @contextmanager
     def _started(
-        self, arguments: tuple[str | Path, ...], env: Mapping[str, str | Path], **streams: object
+        self, arguments: Sequence[str | Path], env: Mapping[str, str | Path], **streams: object
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A running command that is killed, with all it started, when the time is up or the block is left early."""
+        """A running command that is killed, with all it started, when it is cancelled or the block is left early."""
         cancel = self.cancel or Cancellation()
         cancel.check()
         command = ["git", *self.options, *arguments]
@@ -177,22 +225,10 @@ class Git:
         process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
             command, cwd="/", env=variables, stdin=subprocess.PIPE, start_new_session=True, **streams
         )
-        left = cancel.seconds_left()
-        late = threading.Event()
-
-        def time_is_up() -> None:
-            late.set()
-            _kill(process)
-
-        timer = threading.Timer(self.timeout if left is None else min(left, self.timeout), time_is_up)
-        timer.daemon = True
-        timer.start()
         try:
             with cancel.calling(lambda: _kill(process)):
                 yield process
         finally:
-            timer.cancel()
-            timer.join()
             _kill(process)
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
@@ -201,8 +237,6 @@ class Git:
             process.wait()
         if process.returncode < 0:
             cancel.check()
-            if late.is_set():
-                raise GitError(f"git {arguments[0]} was stopped: it took longer than {self.timeout:g} s")
 
 
 def controlled(
@@ -255,13 +289,20 @@ def require() -> None:
     Raises:
         SourceError: There is none, or it is too old.
     """
-    if shutil.which("git") is None:
+    program = shutil.which("git")
+    if program is None:
         raise SourceError("git was not found on PATH: install it (https://git-scm.com/downloads)")
-    said = subprocess.run(["git", "version"], capture_output=True, check=False).stdout.decode(errors="replace")
+    said = _version(program)
     found = re.search(r"(\d+)\.(\d+)", said)
     if found is None or (int(found[1]), int(found[2])) < MINIMUM:
         needed = ".".join(map(str, MINIMUM))
         raise SourceError(f"git {needed} or newer is needed, found {said.strip() or 'one that gives no version'!r}")
+
+
+@cache
+def _version(program: str) -> str:
+    """What a git says that it is; asked once."""
+    return subprocess.run([program, "version"], capture_output=True, check=False).stdout.decode(errors="replace")
 
 
 def _users_environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,9 @@ START = "refs/rlm/start"
 TOP = PurePosixPath()
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 """How the folders of runs are called."""
+
+TRACKED = re.compile(rb"(\S) (\d+) (\w+) \d\t([^\0]+)\0")
+"""What `git ls-files` says of a path in the index."""
 
 UNREADABLE_FOLDER = re.compile(r"^warning: could not open directory '(.*?)/?': ", re.MULTILINE)
 
@@ -157,56 +161,54 @@ def _remote(wish: Wish, ctl: Path, cancel: Cancellation | None) -> Start:
 
 def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:
     users = git.of_user(folder, cancel)
-    inside = users.attempt("rev-parse", "--is-inside-work-tree")
-    if inside.code and "not a git repository (or any" in inside.err:
-        return _plain(wish, folder, ctl, f"{folder} is not a git repository: its files were copied", cancel)
-    if inside.code and "safe.directory" in inside.err:
-        raise SourceError(
-            f"{folder} belongs to another user, so git does not trust it; if you do, say "
-            f"`git config --global --add safe.directory {folder}`"
-        )
-    if inside.code:
-        raise SourceError(f"{folder}: git cannot read this repository: {inside.err}")
-    if inside.out.strip() != b"true":
-        return _bare(wish, users, folder, ctl, cancel)
-    if users.attempt("check-ignore", "--quiet", folder).code == 0:
+    place = repository.locate(users)
+    if isinstance(place, git.Ended):
+        if "not a git repository (or any" in place.err:
+            return _plain(wish, folder, ctl, None, f"{folder} is not a git repository: its files were copied", cancel)
+        if "safe.directory" in place.err:
+            raise SourceError(
+                f"{folder} belongs to another user, so git does not trust it; if you do, say "
+                f"`git config --global --add safe.directory {folder}`"
+            )
+        raise SourceError(f"{folder}: git cannot read this repository: {place.err}")
+    if not place.inside:
+        return _bare(wish, users, folder, ctl, place, cancel)
+    if place.prefix and users.attempt("check-ignore", "--quiet", folder).code == 0:
         notice = f"{folder} is ignored by the repository around it: its files were copied"
-        return _plain(wish, folder, ctl, notice, cancel)
-    algorithm = repository.borrow(ctl, users)
-    above, below = repository.rev_parse(users, ("--show-toplevel",), ("--show-prefix",))
-    top, place = Path(above), PurePosixPath(below)
-    ours = git.controlled(ctl, cancel=cancel)
+        return _plain(wish, folder, ctl, place, notice, cancel)
+    repository.borrow(ctl, place)
+    top = Path(place.top)
+    found = Start("", place.head, str(folder), top, PurePosixPath(place.prefix), place.algorithm)
     if wish.branch is not None or wish.commit is not None:
         head = refs.choose(users, str(top), wish.branch, wish.commit, refs.LOCAL)
-        return _exact(ours, Start(head, head, str(folder), top, place, algorithm))
-    head = users.attempt("rev-parse", "--verify", "--quiet", "HEAD^{commit}").out.decode().strip()
-    notices = () if head else (f"{top} has no commit yet: the run starts from its files as they are",)
-    users = git.of_user(top, cancel)
-    executable = repository.line(users, "config", "--type=bool", "--default=true", "core.fileMode") == "true"
-    checkout = _Checkout(top, *_tracked(users), *_untracked(users, top, wish))
-    found = Start("", head, str(folder), top, place, algorithm, notices=notices)
-    return _present(ours, checkout, found, wish.settings, executable=executable)
+        return _exact(git.controlled(ctl, cancel=cancel), replace(found, base=head, head=head))
+    if not place.head:
+        found = replace(found, notices=(f"{top} has no commit yet: the run starts from its files as they are",))
+    checkout = _Checkout(top, git.of_user(top, cancel), *_tracked(top, place.index), executable=place.executable)
+    return _present(ctl, checkout, found, wish, cancel)
 
 
-def _bare(wish: Wish, users: Git, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:
-    algorithm = repository.borrow(ctl, users)
+def _bare(
+    wish: Wish, users: Git, folder: Path, ctl: Path, place: repository.Place, cancel: Cancellation | None
+) -> Start:
+    repository.borrow(ctl, place)
     head = refs.choose(users, str(folder), wish.branch, wish.commit, refs.LOCAL, "HEAD")
     notice = f"{folder} is a bare repository: the run starts from its commit {head[:10]}"
     ours = git.controlled(ctl, cancel=cancel)
-    return _exact(ours, Start(head, head, str(folder), algorithm=algorithm, notices=(notice,)))
+    return _exact(ours, Start(head, head, str(folder), algorithm=place.algorithm, notices=(notice,)))
 
 
-def _plain(wish: Wish, folder: Path, ctl: Path, notice: str, cancel: Cancellation | None) -> Start:
+def _plain(
+    wish: Wish, folder: Path, ctl: Path, around: repository.Place | None, notice: str, cancel: Cancellation | None
+) -> Start:
     """A folder without git: its files, `.gitignore` files obeyed."""
     if wish.branch is not None or wish.commit is not None:
         raise SourceError(f"{folder} is not a git repository: it has no {wish.commit or wish.branch!r}")
-    repository.make(ctl, "sha1", excludes=repository.users_excludes(git.of_user(folder)))
+    excludes = around.excludes if around else repository.users_excludes(git.of_user(folder))
+    repository.make(ctl, "sha1", excludes=excludes)
+    found = Start("", "", str(folder), folder, notices=(notice,))
     lister = git.controlled(ctl, work_tree=folder, cancel=cancel)
-    checkout = _Checkout(folder, {}, frozenset(), *_untracked(lister, folder, wish))
-    ours = git.controlled(ctl, cancel=cancel)
-    return _present(
-        ours, checkout, Start("", "", str(folder), folder, notices=(notice,)), wish.settings, executable=True
-    )
+    return _present(ctl, _Checkout(folder, lister), found, wish, cancel)
 
 
 def _exact(ours: Git, found: Start) -> Start:
@@ -225,35 +227,43 @@ class _Checkout:
 
     Args:
         top: The folder.
+        lister: Tells what else is in it.
         tracked: What the index holds.
         sparse: What of it need not be on disk.
-        untracked: Files that are not tracked and yet taken.
-        left: What could not be listed.
+        executable: Whether the file system knows which files can be run.
     """
 
     top: Path
-    tracked: Tree
-    sparse: frozenset[bytes]
-    untracked: frozenset[bytes]
-    left: LeftOut
+    lister: Git
+    tracked: Tree = field(default_factory=dict)
+    sparse: frozenset[bytes] = frozenset()
+    executable: bool = True
 
 
-def _present(ours: Git, checkout: _Checkout, found: Start, settings: WorkspaceSettings, *, executable: bool) -> Start:
+def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: Cancellation | None) -> Start:
     """What the user sees: uncommitted and untracked files too, ignored ones not, every byte as it is on disk.
 
     Each file is read, the unchanged ones too: the index may vouch for a file whose bytes on disk are others than those
     that git stores (line endings, filters). A checkout, which must write them all, takes far longer.
     """
-    old = tree_of(ours, found.head) if found.head else {}
     kept = {path: entry for path, entry in checkout.tracked.items() if entry.mode == SUBMODULE}
     absent = set()
     files = {}
-    with Root(checkout.top, ours.cancel, settings.max_file_size) as root:
-        for path in sorted((checkout.tracked.keys() | checkout.untracked) - kept.keys()):
+    observer = Observer(found.algorithm, executable=checkout.executable)
+    with ThreadPoolExecutor() as threads, Root(checkout.top, cancel, wish.settings.max_file_size) as root:
+        # While git looks for the others, we read those that are known already.
+        listed = threads.submit(_untracked, checkout, wish)
+        committed = threads.submit(tree_of, checkout.lister, found.head) if found.head else None
+        before = {} if checkout.executable or committed is None else committed.result()
+        new, rest = observer.small(root, sorted(checkout.tracked.keys() - kept.keys()), before)
+        untracked, left = listed.result()
+        more, others = observer.small(root, sorted(untracked), before)
+        old = {} if committed is None else committed.result()
+        for path in (*rest, *others):
             try:
                 status = root.stat(path)
             except OSError:
-                checkout.left.add(path, UNREADABLE)
+                left.add(path, UNREADABLE)
                 if path in old:
                     kept[path] = old[path]
                 continue
@@ -262,48 +272,45 @@ def _present(ours: Git, checkout: _Checkout, found: Start, settings: WorkspaceSe
             elif path in checkout.sparse:
                 kept[path] = checkout.tracked[path]
                 absent.add(path)
-        observer = Observer(found.algorithm, executable=executable)
-        new = {**observer.observe(root, files, old, checkout.left), **kept}
+        new = {**new, **more, **observer.observe(root, files, old, left), **kept}
         if not new:
             raise SourceError(f"{checkout.top} is empty: there is no commit and no file to start from")
         base = found.head
         if new == old:
-            ours.run("update-ref", START, base)
+            repository.point(ctl, START, base)
         else:
-            writer = Writer(ours, root, found.algorithm, checkout.left)
+            writer = Writer(git.controlled(ctl, cancel=cancel), root, found.algorithm, left)
             stored = {entry.oid for entry in kept.values()}
             base, new = writer.commit(START, base, "The files as the run found them", old, new, stored)
-    notices = (*found.notices, *_submodules(new), *checkout.left.sentences())
+    notices = (*found.notices, *_submodules(new), *left.sentences())
     return replace(found, base=base, absent=frozenset(absent), notices=notices, tree=new)
 
 
-def _tracked(users: Git) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
+def _tracked(top: Path, index: git.Ended) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
     """What the user's index holds, and which of it a sparse checkout leaves off the disk."""
+    _check_listed(top, index)
     entries, sparse = {}, set()
-    for line in users.run("ls-files", "-z", "--stage", "-t").split(b"\0")[:-1]:
-        head, _, path = line.partition(b"\t")
-        tag, mode, oid, _ = head.decode().split()
-        entries[path] = Entry(mode, oid)
-        if tag == "S":
+    for tag, mode, oid, path in TRACKED.findall(index.out):
+        entries[path] = Entry(mode.decode(), oid.decode())
+        if tag == b"S":
             sparse.add(path)
     return entries, frozenset(sparse)
 
 
-def _untracked(lister: Git, top: Path, wish: Wish) -> tuple[frozenset[bytes], LeftOut]:
+def _untracked(checkout: _Checkout, wish: Wish) -> tuple[frozenset[bytes], LeftOut]:
     """The files that are neither tracked nor ignored nor recorded by a run, and what had to be left out.
 
     Ignored files are taken when a pattern of the settings includes them. A `.env` is left out: whoever forgot to
     ignore it did not mean to show it to a model. Only a pattern that ends in its name says so.
     """
     left = LeftOut()
-    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(top, _runs(wish)))
+    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(checkout.top, _runs(wish)))
     include = wish.settings.include
     wanted = [("--exclude-standard",), ("--ignored", *(f"--exclude={pattern}" for pattern in include))]
     files: set[bytes] = set()
     for options in wanted if include else wanted[:1]:
-        ended = lister.attempt("ls-files", "-z", "--others", *options)
-        if ended.code:
-            raise SourceError(f"{top}: git cannot list the files: {ended.err}")
+        ended = checkout.lister.attempt("ls-files", "-z", "--others", *options)
+        _check_listed(checkout.top, ended)
         for folder in UNREADABLE_FOLDER.findall(ended.err):
             left.add(os.fsencode(folder), UNREADABLE)
         files.update(path for path in ended.out.split(b"\0")[:-1] if not path.startswith(ours))
@@ -317,6 +324,11 @@ def _untracked(lister: Git, top: Path, wish: Wish) -> tuple[frozenset[bytes], Le
             continue
         files.remove(path)
     return frozenset(files), left
+
+
+def _check_listed(top: Path, ended: git.Ended) -> None:
+    if ended.code:
+        raise SourceError(f"{top}: git cannot list the files: {ended.err}")
 
 
 def _runs(wish: Wish) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from rlm_nb.errors import GitError
 from rlm_nb.workspace import git
-from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.git import Ended, Git
 from rlm_nb.workspace.scratch import remove_tree, scratch
 from rlm_nb.workspace.snapshot import Tree
 
@@ -33,19 +32,84 @@ PRIVATE = """\
 	detachedHead = false
 """
 
+QUESTIONS = (
+    ("--is-inside-work-tree",),
+    ("--show-object-format",),
+    ("--git-path", "objects"),
+    ("--git-path", "shallow"),
+    ("--git-path", "info/exclude"),
+    ("--show-prefix",),
+    ("--show-toplevel",),
+    ("HEAD^{commit}",),
+)
+"""What we want to know of a repository; `git rev-parse` answers in one go, up to the first that it has no answer to."""
 
-def borrow(ctl: Path, users: Git) -> str:
-    """Make `ctl`, which finds the objects of the user's repository without copying any; returns their algorithm."""
-    wanted = [("--git-path", name) for name in ("objects", "shallow", "info/exclude")]
-    algorithm, objects, shallow, exclude = rev_parse(users, ("--show-object-format",), *wanted)
-    make(
-        ctl,
+EXCLUDES_FILE = ("config", "--type=path", "--get", "core.excludesFile")
+MODES = ("config", "--type=bool", "--get", "core.fileMode")
+INDEX = ("ls-files", "-z", "--full-name", "--stage", "-t", "--", ":/")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of the user's, and the repository that it is in.
+
+    Args:
+        inside: Whether the folder is part of a checkout.
+        algorithm: How objects are named, `sha1` or `sha256`.
+        objects: The folder with the repository's objects.
+        shallow: What says where its history ends, if it does.
+        excludes: What the user has git ignore outside `.gitignore` files.
+        executable: Whether the file system knows which files can be run.
+        prefix: The way from the top of the checkout to the folder.
+        top: The top of the checkout; empty when there is none.
+        head: The commit that is checked out; empty when there is none.
+        index: What git says about the index.
+    """
+
+    inside: bool
+    algorithm: str
+    objects: Path
+    shallow: bytes | None
+    excludes: bytes
+    executable: bool
+    prefix: str
+    top: str
+    head: str
+    index: Ended
+
+
+def locate(users: Git) -> Place | Ended:
+    """Where a folder is; or how git ended when it takes it for no part of a repository."""
+    said, modes, file, index = users.attempt_all(_asking(*QUESTIONS), MODES, EXCLUDES_FILE, INDEX)
+    if said.code and not said.out:
+        return said
+    lines = said.out.split(b"\n")[:-1]
+    if said.code or len(lines) != len(QUESTIONS):  # it lacks a checkout or a commit, or a path holds a newline
+        each = [users.attempt(*_asking(question)) for question in QUESTIONS]
+        lines = [b"" if ended.code else ended.out.removesuffix(b"\n") for ended in each]
+    inside, algorithm, objects, shallow, exclude, prefix, top, head = map(os.fsdecode, lines)
+    return Place(
+        inside == "true",
         algorithm,
-        objects=Path(objects),
-        excludes=users_excludes(users, Path(exclude)),
-        shallow=Path(shallow).read_bytes() if Path(shallow).is_file() else None,
+        Path(objects),
+        Path(shallow).read_bytes() if Path(shallow).is_file() else None,
+        _rules(_excludes_file(file)) + _rules(Path(exclude)),
+        modes.out != b"false\n",
+        prefix,
+        top,
+        head,
+        index,
     )
-    return algorithm
+
+
+def users_excludes(users: Git) -> bytes:
+    """What the user has git ignore everywhere."""
+    return _rules(_excludes_file(users.attempt(*EXCLUDES_FILE)))
+
+
+def borrow(ctl: Path, place: Place) -> None:
+    """Make `ctl`, which finds the objects of the user's repository without copying any."""
+    make(ctl, place.algorithm, objects=place.objects, excludes=place.excludes, shallow=place.shallow)
 
 
 def make(
@@ -65,7 +129,8 @@ def make(
         excludes: What is ignored beside the `.gitignore` files.
         shallow: What says where the borrowed history ends, if it does.
     """
-    git.controlled(folder).run("init", "--bare", "--quiet", "--template=", f"--object-format={algorithm}")
+    _lay_out(folder, "ref: refs/heads/main")
+    (folder / "config").write_bytes(_config(folder, algorithm))
     _furnish(folder, objects, excludes, shallow)
 
 
@@ -132,8 +197,38 @@ def duplicate(ctl: Path, folder: Path, refs: Container[str]) -> None:
             ours.run("update-ref", name, oid)
 
 
+def _lay_out(folder: Path, head: str) -> None:
+    """What `git init` makes, but for the settings; to start git takes longer: see gitrepository-layout(5)."""
+    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+        (folder / part).mkdir(parents=True)
+    (folder / "HEAD").write_text(f"{head}\n")
+
+
+def _config(folder: Path, algorithm: str) -> bytes:
+    """What git has to know about a repository, and would find out itself about the file system that it is on."""
+    lines = ["[core]", f"\trepositoryFormatVersion = {int(algorithm != 'sha1')}", "\tfileMode = true", "\tbare = true"]
+    if (folder / "head").exists():  # it tells no small letters from capitals
+        lines.append("\tignoreCase = true")
+    composed, decomposed = (folder / os.fsdecode(name) for name in (b"\xc3\xa4", b"a\xcc\x88"))
+    composed.touch()
+    if decomposed.exists():  # nor one way to write an umlaut from another
+        lines.append("\tprecomposeUnicode = true")
+    composed.unlink()
+    if algorithm != "sha1":
+        lines += ["[extensions]", f"\tobjectFormat = {algorithm}"]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def point(folder: Path, ref: str, commit: str) -> None:
+    """Make a ref that nobody else writes, without starting git for it."""
+    file = folder / ref
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f"{file.name}.lock")
+    beside.write_text(f"{commit}\n")
+    beside.replace(file)
+
+
 def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes | None) -> None:
-    (folder / "info").mkdir()
     (folder / "info/attributes").write_text(RAW)
     (folder / "info/exclude").write_bytes(excludes)
     if objects is not None:
@@ -166,12 +261,9 @@ class Template:
 
 def make_private(folder: Path, work_tree: Path, template: Template, head: str) -> None:
     """Make the repository that an agent uses in its worktree as it likes: `HEAD` detached at `head`, no branch yet."""
-    # What `git init` would make, without starting it for each agent: see gitrepository-layout(5).
-    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
-        (folder / part).mkdir(parents=True)
+    _lay_out(folder, head)
     (folder / "config").write_bytes(template.config)
     _furnish(folder, template.objects, template.excludes, template.shallow)
-    (folder / "HEAD").write_text(f"{head}\n")
     (work_tree / ".git").write_bytes(b"gitdir: " + os.fsencode(os.path.relpath(folder, work_tree)) + b"\n")
 
 
@@ -183,31 +275,15 @@ def check(ctl: Path) -> None:
     Raises:
         GitError: Something in it is neither a file nor a folder.
     """
-    for place, folders, files in os.walk(ctl):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            with suppress(FileNotFoundError):  # a temporary file or a lock of another agent's git
-                mode = path.lstat().st_mode
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                    raise GitError(f"{path} was put there by somebody: it is neither a file nor a folder")
-
-
-def users_excludes(users: Git, exclude: Path | None = None) -> bytes:
-    """What the user has git ignore outside `.gitignore` files, the more special rules last.
-
-    Args:
-        users: Reads the user's settings.
-        exclude: The file with a repository's own rules; found out when there is a repository, and it is not given.
-    """
-    ended = users.attempt("config", "--type=path", "--get", "core.excludesFile")
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
-    anywhere = Path(os.fsdecode(ended.out.removesuffix(b"\n"))) if ended.code == 0 else config / "git/ignore"
-    files = [anywhere]
-    if exclude is None and users.attempt("rev-parse", "--git-dir").code == 0:
-        exclude = Path(rev_parse(users, ("--git-path", "info/exclude"))[0])
-    if exclude is not None:
-        files.append(exclude)
-    return b"".join(file.read_bytes() + b"\n" for file in files if os.access(file, os.R_OK) and file.is_file())
+    waiting = [str(ctl)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # git itself will say it
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                # What is gone again was a temporary file or a lock of another agent's git.
+                elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                    raise GitError(f"{entry.path} was put there by somebody: it is neither a file nor a folder")
 
 
 def filters(ours: Git, tree: Tree) -> list[str]:
@@ -221,19 +297,18 @@ def filters(ours: Git, tree: Tree) -> list[str]:
     return sorted(names)
 
 
-def line(repository: Git, *arguments: str) -> str:
-    """What a command prints on its one line, whatever bytes it holds."""
-    return os.fsdecode(repository.run(*arguments).removesuffix(b"\n"))
+def _asking(*questions: tuple[str, ...]) -> list[str]:
+    return ["rev-parse", "--path-format=absolute", *(part for question in questions for part in question)]
 
 
-def rev_parse(users: Git, *questions: tuple[str, ...]) -> list[str]:
-    """What `git rev-parse` answers to each of the questions, whatever bytes it holds; in one call where it can be."""
-    asked = [part for question in questions for part in question]
-    lines = users.run("rev-parse", "--path-format=absolute", *asked).split(b"\n")[:-1]
-    if len(lines) == len(questions):
-        return [os.fsdecode(answer) for answer in lines]
-    # A path holds a newline.
-    return [line(users, "rev-parse", "--path-format=absolute", *question) for question in questions]
+def _excludes_file(said: Ended) -> Path:
+    if said.code == 0:
+        return Path(os.fsdecode(said.out.removesuffix(b"\n")))
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "git/ignore"
+
+
+def _rules(file: Path) -> bytes:
+    return file.read_bytes() + b"\n" if os.access(file, os.R_OK) and file.is_file() else b""
 
 
 def _alternate(objects: Path) -> bytes:

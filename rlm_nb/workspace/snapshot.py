@@ -12,12 +12,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rlm_nb.workspace.files import LARGE, PIECE, SPECIAL, STILL_LARGE, UNREAD, UNREADABLE, UNSTEADY, LeftOut, Root
 from rlm_nb.workspace.git import Git, controlled
@@ -36,8 +38,14 @@ SUBMODULE = "160000"
 LINK = "120000"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+HASHES = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
+"""By how a repository names its objects. `hashlib.new` takes longer than most files."""
+
+ENTRY = re.compile(rb"(\d+) \w+ (\w+)\t([^\0]+)\0")
+"""What `git ls-tree -z` says of a path."""
+
+
+class Entry(NamedTuple):
     """What a tree holds at one path: its mode (`100644`, `100755`, `120000`, `160000`) and the object's id."""
 
     mode: str
@@ -49,12 +57,8 @@ Tree = Mapping[bytes, Entry]
 
 def tree_of(git: Git, commit: str) -> dict[bytes, Entry]:
     """Everything that a commit holds, by path."""
-    tree = {}
-    for line in git.run("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")[:-1]:
-        head, _, path = line.partition(b"\t")
-        mode, _, oid = head.decode().split()
-        tree[path] = Entry(mode, oid)
-    return tree
+    listed = git.run("ls-tree", "-r", "-z", "--full-tree", commit)
+    return {path: Entry(mode.decode(), oid.decode()) for mode, oid, path in ENTRY.findall(listed)}
 
 
 class Observer:
@@ -68,6 +72,7 @@ class Observer:
 
     def __init__(self, algorithm: str, largest: int | None = None, *, executable: bool = True) -> None:
         self.algorithm = algorithm
+        self._hash = HASHES[algorithm]
         self._largest = largest
         self._executable = executable
         self._seen: dict[bytes, tuple[tuple[int, ...], Entry]] = {}
@@ -82,6 +87,18 @@ class Observer:
             with suppress(OSError):
                 if status := root.stat(path):
                     self._remember(path, status, tree[path], now)
+
+    def small(self, root: Root, paths: Iterable[bytes], before: Tree) -> tuple[dict[bytes, Entry], list[bytes]]:
+        """The entries of those of the files that are small, the fastest way; and the others, left to `observe`."""
+        tree, others = {}, []
+        for path in paths:
+            root.cancel.check()
+            if found := root.small(path):
+                status, data = found
+                tree[path] = Entry(self._mode(status, before.get(path)), self._small_id(data))
+            else:
+                others.append(path)
+        return tree, others
 
     def observe(
         self, root: Root, files: Mapping[bytes, os.stat_result], before: Tree, left: LeftOut
@@ -100,7 +117,7 @@ class Observer:
             try:
                 if kind not in (stat.S_IFREG, stat.S_IFLNK):
                     raise OSError(SPECIAL)
-                oid = _object_id(root, path, self.algorithm)
+                oid = self._object_id(root, path)
             except FileNotFoundError:  # gone since it was listed
                 continue
             except OSError as error:
@@ -119,6 +136,18 @@ class Observer:
     def forget(self, path: bytes) -> None:
         """Read this file anew next time."""
         self._seen.pop(path, None)
+
+    def _object_id(self, root: Root, path: bytes) -> str:
+        if found := root.small(path):
+            return self._small_id(found[1])
+        with root.reading(path) as (size, pieces):
+            digest = self._hash(b"blob %d\0" % size, usedforsecurity=False)
+            for piece in pieces:
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def _small_id(self, data: bytes) -> str:
+        return self._hash(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
     def _mode(self, status: os.stat_result, old: Entry | None) -> str:
         if stat.S_ISLNK(status.st_mode):
@@ -259,7 +288,7 @@ class Writer:
                 size, pieces = stack.enter_context(self.root.reading(path))
             except OSError:
                 return None
-            digest = hashlib.new(self.algorithm, b"blob %d\0" % size, usedforsecurity=False)
+            digest = HASHES[self.algorithm](b"blob %d\0" % size, usedforsecurity=False)
             yield b"blob\nmark :%d\ndata %d\n" % (mark, size)
             missing = size
             for piece in pieces:
@@ -276,17 +305,6 @@ class Writer:
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def _object_id(root: Root, path: bytes, algorithm: str) -> str:
-    data = root.small(path)
-    if data is not None:
-        return hashlib.new(algorithm, b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
-    with root.reading(path) as (size, pieces):
-        digest = hashlib.new(algorithm, b"blob %d\0" % size, usedforsecurity=False)
-        for piece in pieces:
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _quoted(path: bytes) -> bytes:

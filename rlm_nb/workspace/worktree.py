@@ -67,7 +67,7 @@ class Worktree:
         self._largest, self._include = settings.max_file_size, settings.include
         self._remember = remember
         self._lock = threading.Lock()
-        self._last, self._tree = "", tree
+        self._last, self._tree, self._base_tree = "", tree, tree
         self._left = LeftOut()
         self._ended = False
         self._observer = Observer(start.algorithm, settings.max_file_size)
@@ -109,7 +109,14 @@ class Worktree:
             try:
                 for largest in sorted({min(SMALL, self._largest), self._largest}):
                     found = replace(found, commit=self._snapshot(END, largest, cancel))
-                    found = patch.between(ours, self.base, found.commit, self._left.sentences(), largest=self._largest)
+                    found = patch.between(
+                        ours,
+                        self.base,
+                        found.commit,
+                        self._left.sentences(),
+                        largest=self._largest,
+                        trees=(self._base_tree, self._tree),
+                    )
                     if UNREAD not in self._left.paths:
                         break
             except (CancelledError, GitError) as error:
@@ -165,7 +172,7 @@ class Worktree:
 
     def _keep(self, commit: str, tree: Tree, left: LeftOut) -> str:
         if not self._last and commit == self.base:
-            self._git.run("update-ref", self._ref, commit)
+            repository.point(self._ctl, self._ref, commit)
         self._last, self._tree, self._left = commit, tree, left
         self._remember(commit, tree)
         return commit
