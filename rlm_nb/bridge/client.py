@@ -9,13 +9,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rlm_nb import errors
 from rlm_nb.bridge import messages
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import BridgeError, RLMError
-from rlm_nb.records import JSON, Usage
+
+if TYPE_CHECKING:  # a kernel's first cell waits for every import
+    from rlm_nb.records import JSON
 
 VARIABLE = "RLM_BRIDGE_FD"
 """The environment variable that names the inherited file descriptor."""
@@ -135,5 +137,9 @@ def as_raised(error: Mapping[str, JSON]) -> RLMError:
     raised: RLMError = kind.__new__(kind, error["message"])
     raised.args = (error["message"],)
     details = error.get("details", {})
-    raised.__dict__.update(details | ({"usage": Usage(**details["usage"])} if "usage" in details else {}))
+    if "usage" in details:
+        from rlm_nb.records import Usage  # seldom needed
+
+        details = {**details, "usage": Usage(**details["usage"])}
+    raised.__dict__.update(details)
     return raised

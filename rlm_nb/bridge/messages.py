@@ -16,10 +16,12 @@ import struct
 import tempfile
 import time
 from contextlib import ExitStack
-from typing import IO, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from rlm_nb.errors import BridgeError
-from rlm_nb.records import JSON
+
+if TYPE_CHECKING:  # a kernel's first cell waits for every import
+    from rlm_nb.records import JSON
 
 MAX_FRAME = 1 << 20
 """Bytes of JSON that travel on the socket itself."""

@@ -359,7 +359,7 @@ class Forkserver:
         # A socket of whole messages: requests of several agents at once must not run into each other.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-I", "-X", "frozen_modules=off", "-m", "rlm_nb.kernel.forkserver"]
+            command = [sys.executable, "-I", "-m", "rlm_nb.kernel.forkserver"]
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],

@@ -11,12 +11,14 @@ import sysconfig
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlm_nb.bridge.client import Caller, Client, let_answer
 from rlm_nb.errors import ContextError
-from rlm_nb.records import JSON
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, YIELDING, Functions
+
+if TYPE_CHECKING:  # a kernel's first cell waits for every import
+    from rlm_nb.records import JSON
 
 CONTEXT_FUNCTIONS = (
     "context_around_match",

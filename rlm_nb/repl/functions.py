@@ -8,13 +8,15 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlm_nb.bridge.client import Caller
 from rlm_nb.errors import BridgeError
-from rlm_nb.records import JSON
 from rlm_nb.repl import editing
 from rlm_nb.repl.results import CellOutput, QueryResult
+
+if TYPE_CHECKING:  # a kernel's first cell waits for every import
+    from rlm_nb.records import JSON
 
 AGENT_FUNCTIONS = ("rlm_query", "rlm_query_batched")
 """Absent where sub-agents may not nest any deeper."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rlm_nb.errors import SubAgentError
-from rlm_nb.records import JSON
+
+if TYPE_CHECKING:  # a kernel's first cell waits for every import
+    from rlm_nb.records import JSON
 
 OTHERWISE = "apply(markers=True) takes over what fits, with conflict markers in the rest."
 """What the model is told when edits do not fit."""
