@@ -474,7 +474,8 @@ class Run:
             cancel,
         )
         kernels.callback(client.close)
-        kernels.callback(checked_out.cancel)  # nobody waits for files that will never be there
+        # Nobody waits for files that will never be there.
+        kernels.callback(lambda: checked_out.done() or checked_out.set_exception(KernelStartError("it has no files")))
         client.begin()  # it builds its shell while its files are written
         after = self.source.last(task.agent) if past else None
         tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
