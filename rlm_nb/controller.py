@@ -474,8 +474,7 @@ class Run:
             cancel,
         )
         kernels.callback(client.close)
-        # Nobody waits for files that will never be there.
-        kernels.callback(lambda: checked_out.done() or checked_out.set_exception(KernelStartError("it has no files")))
+        kernels.callback(_give_up, checked_out)
         client.begin()  # it builds its shell while its files are written
         after = self.source.last(task.agent) if past else None
         tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
@@ -540,3 +539,9 @@ def _noting(faults: list[str]) -> Iterator[None]:
         yield
     except RLMError as error:
         faults.append(str(error))
+
+
+def _give_up(checked_out: Future[Worktree]) -> None:
+    """Let nobody wait for files that will never be there."""
+    if not checked_out.done():
+        checked_out.set_exception(KernelStartError("there are no files for this kernel"))
