@@ -29,6 +29,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.budget import budget
     from rlm_nb.cli.clean import clean
     from rlm_nb.cli.diff import diff
+    from rlm_nb.cli.doctor import doctor
     from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
     from rlm_nb.cli.replay import replay
@@ -65,6 +66,7 @@ def app() -> typer.Typer:
     commands.command()(budget)
     commands.command(epilog=EXIT_CODES)(task)
     commands.command()(init)
+    commands.command()(doctor)
     return commands
 
 

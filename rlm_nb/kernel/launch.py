@@ -167,7 +167,7 @@ class Process:
             CancelledError: `cancel` was set.
         """
         end = time.monotonic() + timeout
-        while not said_ready.wait(0.02):
+        while not said_ready.wait(min(0.02, max(0.0, end - time.monotonic()))):
             self._check_start(cancel)
             if time.monotonic() > end:
                 raise KernelStartError(f"the kernel was not ready after {timeout:g} seconds{self._log_tail()}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import builtins
 import contextvars
+import mmap
 import os
 import subprocess
 import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,9 @@ CONTEXT_FUNCTIONS = (
     "context_tail",
 )
 """What looks into a context, where there is one."""
+
+RESERVE = 8 << 20
+"""Bytes of memory that a kernel may take, and does not, lest it lack them when a cell has taken all others."""
 
 
 def load(shell: Any) -> None:
@@ -90,8 +95,10 @@ def furnish(shell: Any, client: Caller | None, hello: Mapping[str, JSON]) -> Cal
     keeper = _Keeper(shell, lasting, yielding)
     shell.events.register("pre_run_cell", keeper.restore)
     shell.events.register("post_run_cell", keeper.settle)
+    shell.set_custom_exc((MemoryError,), keeper.tell_of_want)
 
     def leave() -> None:
+        shell.set_custom_exc((), None)
         shell.events.unregister("pre_run_cell", keeper.restore)
         shell.events.unregister("post_run_cell", keeper.settle)
         let_answer(None)
@@ -122,9 +129,13 @@ class _Keeper:
         self._threads = {name: stream.pub_thread for name, stream in self._streams.items()}
         self._workdir = Path.cwd()
         self._bent: list[str] = []
+        self._reserve: mmap.mmap | None = None
 
     def restore(self, info: object) -> None:
         """Before each cell: put back what an earlier one bent, and say so."""
+        if self._reserve is None:
+            with suppress(OSError):  # there is no room for it yet
+                self._reserve = mmap.mmap(-1, RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         bent = [*self._bent, *self._names(), *self._output(), *self._folder()]
         self._bent = []
         if bent:
@@ -133,6 +144,13 @@ class _Keeper:
     def settle(self, result: object) -> None:
         """After each cell: the kernel itself flushes stdout then, and would fall over one that cannot be flushed."""
         self._bent = self._output()
+
+    def tell_of_want(self, shell: Any, kind: Any, error: Any, trace: Any, tb_offset: int | None = None) -> None:
+        """A cell took all memory and keeps it: to say so takes some, and ZeroMQ aborts where it gets none."""
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset, running_compiled_code=True)
 
     def _names(self) -> list[str]:
         namespace = self._shell.user_ns
