@@ -58,7 +58,7 @@ def _sizes(repository: Path, folder: Path, files: int, repeats: int) -> Iterator
 
 
 def _bare(repository: Path, place: Path) -> float:
-    users = git.controlled(repository / ".git", work_tree=repository)
+    users = git.of_user(repository)
     began = time.perf_counter()
     users.run("worktree", "add", "--quiet", "--detach", place)
     took = time.perf_counter() - began

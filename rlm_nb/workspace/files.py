@@ -98,19 +98,20 @@ class Root:
 
     def folder(self, path: bytes) -> int:
         """A descriptor of the folder at `path`, valid until the next call; `b""` is the root itself."""
+        last = self._last
+        if last is not None and last[0] == path:
+            return last[1]
         if not path:
             return self._root
-        if self._last is None or self._last[0] != path:
-            here = os.dup(self._root)
-            for part in path.split(b"/"):
-                try:
-                    below = os.open(part, FOLDER, dir_fd=here)
-                finally:
-                    os.close(here)
-                here = below
-            self._keep((path, here))
-        assert self._last is not None
-        return self._last[1]
+        here = os.dup(self._root)
+        for part in path.split(b"/"):
+            try:
+                below = os.open(part, FOLDER, dir_fd=here)
+            finally:
+                os.close(here)
+            here = below
+        self._keep((path, here))
+        return here
 
     def stat(self, path: bytes) -> os.stat_result | None:
         """What stands at `path`, a link as a link; `None` for nothing.
@@ -145,7 +146,7 @@ class Root:
             return None
         try:
             status = os.fstat(opened)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > self._small:
+            if status.st_size > self._small or not stat.S_ISREG(status.st_mode):
                 return None
             data = os.read(opened, status.st_size)
             return (status, data) if len(data) == status.st_size else None

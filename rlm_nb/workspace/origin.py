@@ -24,7 +24,7 @@ from rlm_nb.records import JSON
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
 from rlm_nb.workspace.git import Git
-from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, tree_of
+from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, tree_id, tree_of
 
 START = "refs/rlm/start"
 """The ref of `ctl.git` that keeps the state that the run started from."""
@@ -184,7 +184,8 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
         return _exact(git.controlled(ctl, cancel=cancel), replace(found, base=head, head=head))
     if not place.head:
         found = replace(found, notices=(f"{top} has no commit yet: the run starts from its files as they are",))
-    checkout = _Checkout(top, git.of_user(top, cancel), *_tracked(top, place.index), executable=place.executable)
+    tracked, sparse = _tracked(top, place.index)
+    checkout = _Checkout(top, git.of_user(top, cancel), tracked, sparse, place.executable, place.tree)
     return _present(ctl, checkout, found, wish, cancel)
 
 
@@ -231,6 +232,7 @@ class _Checkout:
         tracked: What the index holds.
         sparse: What of it need not be on disk.
         executable: Whether the file system knows which files can be run.
+        tree: The tree of the commit that is checked out.
     """
 
     top: Path
@@ -238,6 +240,7 @@ class _Checkout:
     tracked: Tree = field(default_factory=dict)
     sparse: frozenset[bytes] = frozenset()
     executable: bool = True
+    tree: str = ""
 
 
 def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: Cancellation | None) -> Start:
@@ -253,12 +256,12 @@ def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: C
     with ThreadPoolExecutor() as threads, Root(checkout.top, cancel, wish.settings.max_file_size) as root:
         # While git looks for the others, we read those that are known already.
         listed = threads.submit(_untracked, checkout, wish)
-        committed = threads.submit(tree_of, checkout.lister, found.head) if found.head else None
-        before = {} if checkout.executable or committed is None else committed.result()
+        committed = threads.submit(_committed, checkout, found)
+        before = {} if checkout.executable else committed.result()
         new, rest = observer.small(root, sorted(checkout.tracked.keys() - kept.keys()), before)
         untracked, left = listed.result()
         more, others = observer.small(root, sorted(untracked), before)
-        old = {} if committed is None else committed.result()
+        old = committed.result()
         for path in (*rest, *others):
             try:
                 status = root.stat(path)
@@ -284,6 +287,15 @@ def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: C
             base, new = writer.commit(START, base, "The files as the run found them", old, new, stored)
     notices = (*found.notices, *_submodules(new), *left.sentences())
     return replace(found, base=base, absent=frozenset(absent), notices=notices, tree=new)
+
+
+def _committed(checkout: _Checkout, found: Start) -> Tree:
+    """What the user's commit holds: as a rule the index says so, and git need not be asked."""
+    if not found.head:
+        return {}
+    if tree_id(checkout.tracked, found.algorithm) == checkout.tree:
+        return checkout.tracked
+    return tree_of(checkout.lister, found.head)
 
 
 def _tracked(top: Path, index: git.Ended) -> tuple[dict[bytes, Entry], frozenset[bytes]]:

@@ -41,11 +41,12 @@ QUESTIONS = (
     ("--show-prefix",),
     ("--show-toplevel",),
     ("HEAD^{commit}",),
+    ("HEAD^{tree}",),
 )
 """What we want to know of a repository; `git rev-parse` answers in one go, up to the first that it has no answer to."""
 
-EXCLUDES_FILE = ("config", "--type=path", "--get", "core.excludesFile")
-MODES = ("config", "--type=bool", "--get", "core.fileMode")
+SETTINGS = ("config", "-z", "--get-regexp", r"^core\.(excludesfile|filemode)$")
+FALSE = ("false", "no", "off", "0", "")
 INDEX = ("ls-files", "-z", "--full-name", "--stage", "-t", "--", ":/")
 
 
@@ -63,6 +64,7 @@ class Place:
         prefix: The way from the top of the checkout to the folder.
         top: The top of the checkout; empty when there is none.
         head: The commit that is checked out; empty when there is none.
+        tree: The tree of that commit.
         index: What git says about the index.
     """
 
@@ -75,36 +77,39 @@ class Place:
     prefix: str
     top: str
     head: str
+    tree: str
     index: Ended
 
 
 def locate(users: Git) -> Place | Ended:
     """Where a folder is; or how git ended when it takes it for no part of a repository."""
-    said, modes, file, index = users.attempt_all(_asking(*QUESTIONS), MODES, EXCLUDES_FILE, INDEX)
+    said, settings, index = users.attempt_all(_asking(*QUESTIONS), SETTINGS, INDEX)
     if said.code and not said.out:
         return said
     lines = said.out.split(b"\n")[:-1]
     if said.code or len(lines) != len(QUESTIONS):  # it lacks a checkout or a commit, or a path holds a newline
         each = [users.attempt(*_asking(question)) for question in QUESTIONS]
         lines = [b"" if ended.code else ended.out.removesuffix(b"\n") for ended in each]
-    inside, algorithm, objects, shallow, exclude, prefix, top, head = map(os.fsdecode, lines)
+    inside, algorithm, objects, shallow, exclude, prefix, top, head, tree = map(os.fsdecode, lines)
+    rules, executable = _settings(settings)
     return Place(
         inside == "true",
         algorithm,
         Path(objects),
         Path(shallow).read_bytes() if Path(shallow).is_file() else None,
-        _rules(_excludes_file(file)) + _rules(Path(exclude)),
-        modes.out != b"false\n",
+        _rules(rules) + _rules(Path(exclude)),
+        executable,
         prefix,
         top,
         head,
+        tree,
         index,
     )
 
 
 def users_excludes(users: Git) -> bytes:
     """What the user has git ignore everywhere."""
-    return _rules(_excludes_file(users.attempt(*EXCLUDES_FILE)))
+    return _rules(_settings(users.attempt(*SETTINGS))[0])
 
 
 def borrow(ctl: Path, place: Place) -> None:
@@ -301,10 +306,17 @@ def _asking(*questions: tuple[str, ...]) -> list[str]:
     return ["rev-parse", "--path-format=absolute", *(part for question in questions for part in question)]
 
 
-def _excludes_file(said: Ended) -> Path:
-    if said.code == 0:
-        return Path(os.fsdecode(said.out.removesuffix(b"\n")))
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "git/ignore"
+def _settings(said: Ended) -> tuple[Path, bool]:
+    """The file that says what is ignored everywhere, and whether the file system knows which files can be run."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    rules, executable = config / "git/ignore", True
+    for setting in said.out.split(b"\0")[:-1]:  # of two values the later one counts
+        name, given, value = os.fsdecode(setting).partition("\n")
+        if name == "core.excludesfile":
+            rules = Path(os.path.expanduser(value))  # noqa: PTH111 (that of a Path raises for a user who does not exist)
+        else:
+            executable = not given or value.lower() not in FALSE
+    return rules, executable
 
 
 def _rules(file: Path) -> bytes:

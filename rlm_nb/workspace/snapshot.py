@@ -28,6 +28,9 @@ from rlm_nb.workspace.scratch import scratch
 RACY = 100_000_000
 """Nanoseconds. A file changed so shortly before we looked may change again without a new time stamp."""
 
+BETWEEN_CHECKS = 100
+"""Small files that are read in a row before one looks whether somebody wants that to end."""
+
 LARGEST_IGNORE_FILE = 1_000_000
 """Bytes. No person wrote a longer `.gitignore`."""
 
@@ -61,6 +64,25 @@ def tree_of(git: Git, commit: str) -> dict[bytes, Entry]:
     return {path: Entry(mode.decode(), oid.decode()) for mode, oid, path in ENTRY.findall(listed)}
 
 
+def tree_id(tree: Tree, algorithm: str) -> str:
+    """The id that git gives to a tree of these entries."""
+    folders: dict[bytes, list[tuple[bytes, bytes]]] = {b"": []}
+    for path, entry in tree.items():
+        folder, _, name = path.rpartition(b"/")
+        above = folder
+        while above not in folders:
+            folders[above] = []
+            above = above.rpartition(b"/")[0]
+        folders[folder].append((name, b"%b %b\0%b" % (entry.mode.encode(), name, bytes.fromhex(entry.oid))))
+    for folder in sorted(folders, key=lambda path: path.count(b"/") if path else -1, reverse=True):
+        above, _, name = folder.rpartition(b"/")
+        listing = b"".join(line for _, line in sorted(folders[folder]))
+        digest = HASHES[algorithm](b"tree %d\0%b" % (len(listing), listing), usedforsecurity=False)
+        # Git sorts a folder as if its name ended in a slash.
+        folders[above].append((name + b"/", b"40000 %b\0%b" % (name, digest.digest())))
+    return digest.hexdigest()
+
+
 class Observer:
     """Says which object each file would be, and reads a file again only when it looks different.
 
@@ -91,13 +113,15 @@ class Observer:
     def small(self, root: Root, paths: Iterable[bytes], before: Tree) -> tuple[dict[bytes, Entry], list[bytes]]:
         """The entries of those of the files that are small, the fastest way; and the others, left to `observe`."""
         tree, others = {}, []
-        for path in paths:
-            root.cancel.check()
-            if found := root.small(path):
-                status, data = found
-                tree[path] = Entry(self._mode(status, before.get(path)), self._small_id(data))
-            else:
+        for number, path in enumerate(paths):
+            if number % BETWEEN_CHECKS == 0:
+                root.cancel.check()
+            found = root.small(path)
+            if found is None:
                 others.append(path)
+                continue
+            status, data = found
+            tree[path] = Entry(self._mode(status, before.get(path)), self._small_id(data))
         return tree, others
 
     def observe(
@@ -152,9 +176,9 @@ class Observer:
     def _mode(self, status: os.stat_result, old: Entry | None) -> str:
         if stat.S_ISLNK(status.st_mode):
             return LINK
-        if not self._executable:
-            return old.mode if old is not None and old.mode.startswith("100") else "100644"
-        return "100755" if status.st_mode & stat.S_IXUSR else "100644"
+        if self._executable:
+            return "100755" if status.st_mode & stat.S_IXUSR else "100644"
+        return old.mode if old is not None and old.mode.startswith("100") else "100644"
 
     def _remember(self, path: bytes, status: os.stat_result, entry: Entry, now: int) -> None:
         if status.st_ctime_ns < now - RACY:
