@@ -48,7 +48,9 @@ class Edits:
     commit: str
     objects: Path
 
-    def apply(self, top: Path, workshop: Path, *, markers: bool = False, otherwise: str = "") -> list[str]:
+    def apply(
+        self, top: Path, workshop: Path, *, markers: bool = False, modes: bool = True, otherwise: str = ""
+    ) -> list[str]:
         """Put them into a folder, merged with what is there; returns the files that this changed.
 
         Args:
@@ -56,6 +58,7 @@ class Edits:
             workshop: A folder on the same file system, where everything is made ready before any of it is moved.
             markers: What to do in case of a conflict: take over what fits and leave conflict markers in the text files
                 that do not, rather than changing nothing at all.
+            modes: Whether what the folder says about which files can be run counts.
             otherwise: What can be done when nothing was changed for a conflict: the end of the error's message.
 
         Raises:
@@ -70,7 +73,7 @@ class Edits:
             try:
                 (bench / "aside").mkdir()
                 with Objects(self.objects, bench / "git", algorithm) as objects:
-                    merge = _Merge(objects, places, bench, algorithm, self.agent)
+                    merge = _Merge(objects, places, bench, algorithm, self.agent, modes and _keeps_modes(bench))
                     changes = objects.changes(self.base, self.commit)
                     # What goes makes room: a folder may become a file, and a file a folder.
                     for change in sorted(
@@ -98,11 +101,14 @@ class _Merge:
         folder: Where they are made ready; on the same file system.
         algorithm: How objects are named.
         agent: Whose edits they are: a conflict marker says it.
+        modes: Whether the files there tell if they can be run.
     """
 
-    def __init__(self, objects: Objects, places: Places, folder: Path, algorithm: str, agent: str) -> None:
+    def __init__(
+        self, objects: Objects, places: Places, folder: Path, algorithm: str, agent: str, modes: bool = True
+    ) -> None:
         self._objects, self._places, self._folder = objects, places, folder
-        self._algorithm, self._agent = algorithm, agent
+        self._algorithm, self._agent, self._modes = algorithm, agent, modes
         self._count = 0
         self.leaving: dict[bytes, None] = {}
         self.coming: dict[bytes, Path] = {}
@@ -113,8 +119,9 @@ class _Merge:
         before, after = change.before, change.after
         ours, moved = self._standing(change.source), change.source != change.target
         there = self._standing(change.target) if moved else ours
-        if there == after and (ours is None or not moved):
+        if self._seen(there, after) == after and (ours is None or not moved):
             return  # it was taken over before
+        ours = self._seen(ours, before)
         if after is None and ours == OTHER:
             return  # a folder has its name now, or a file that of its folder: it is gone already
         if moved and there is not None:
@@ -138,6 +145,12 @@ class _Merge:
             self._merge(change, before, ours, after)
         else:
             self._conflict(change, "a link on one side, or another one on each")
+
+    def _seen(self, ours: Entry | None, like: Entry | None) -> Entry | None:
+        """What stands there, with the mode of what it is compared with where nobody knows its own."""
+        if self._modes or ours is None or like is None or not (ours.is_file and like.is_file):
+            return ours
+        return Entry(like.mode, ours.oid)
 
     def _merge(self, change: Change, before: Entry | None, ours: Entry, after: Entry) -> None:
         """Both sides changed a file: its contents, its mode, or the one here and the other there."""
@@ -218,6 +231,13 @@ class _Merge:
     def _new(self) -> Path:
         self._count += 1
         return self._folder / f"{self._count}"
+
+
+def _keeps_modes(folder: Path) -> bool:
+    """Whether the file system knows which files can be run."""
+    probe = folder / "probe"
+    probe.touch(0o600)
+    return not probe.stat().st_mode & stat.S_IXUSR
 
 
 def _file_id(place: Path, algorithm: str) -> str:

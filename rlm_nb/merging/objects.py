@@ -19,6 +19,9 @@ PIECE = 1 << 20
 UNSEEN = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 """What file systems of macOS leave out of a name when they compare it."""
 
+GIT = re.compile(r"(\.git|git~1)[ .]*([:\\].*)?", re.IGNORECASE | re.DOTALL)
+"""The names that some file system takes for `.git`: those of Windows know a short one, and ignore how a name ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -169,8 +172,15 @@ def check(path: bytes) -> None:
         GitError: It leads out of the folder that it is in, or into a `.git`.
     """
     for part in path.split(b"/"):
-        if part in (b"", b".", b"..") or UNSEEN.sub("", part.decode("utf-8", "replace")).lower() == ".git":
+        if part in (b"", b".", b"..") or is_git(part):
             raise GitError(f"a path that no git would check out: {path!r}")
+
+
+def is_git(name: bytes) -> bool:
+    """Whether a name is `.git`, or is so on some system: git checks out neither."""
+    if name.isascii() and name[:1] not in (b".", b"g", b"G"):  # nearly all
+        return False
+    return GIT.fullmatch(UNSEEN.sub("", name.decode("utf-8", "replace"))) is not None
 
 
 def _entry(mode: str, oid: str) -> Entry | None:

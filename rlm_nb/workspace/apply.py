@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlm_nb.errors import SourceError
 from rlm_nb.merging.edits import Edits
+from rlm_nb.workspace import git
 from rlm_nb.workspace.worktree import writing
 
 
@@ -71,5 +72,6 @@ def apply(edits: Edits, home: Home) -> list[str]:
     if not top.is_dir():
         raise SourceError(f"{top}, which the run worked on, is not there any more")
     otherwise = "--branch NAME puts the edits on a branch, onto the commit that the run started from."
+    modes = git.of_user(top).attempt("config", "--type=bool", "--get", "core.fileMode").out != b"false\n"
     with writing(top):
-        return edits.apply(top, top, otherwise=otherwise if home.commit else "")
+        return edits.apply(top, top, modes=modes, otherwise=otherwise if home.commit else "")

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rlm_nb.cancellation import Cancellation
+from rlm_nb.merging.objects import is_git
 from rlm_nb.workspace.scratch import FOLDER
 
 LONGEST_PATH = 1000
@@ -25,9 +26,15 @@ READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
+BARE = (frozenset({b"head", b"objects", b"refs"}), frozenset({b"head", b"commondir"}))
+"""What makes git take a folder for a repository, and heed its settings, though it has no `.git`."""
+
+MARKS = frozenset().union(*BARE)
+
 SPECIAL = "neither file nor link"
 UNREADABLE = "not readable"
 NESTED = "repositories of their own"
+DISGUISED = "names that some systems take for .git"
 KEYS = "they may hold keys"
 IN_SUBMODULE = "inside a submodule"
 TOO_LONG = "paths too long"
@@ -202,14 +209,20 @@ class Root:
                 if error.errno not in NOTHING_THERE or not folder:
                     left.add_unseen(folder, UNREADABLE)
                 continue
-            if folder and not nested and any(_is_git(name) for name, _ in entries):
+            names = {name.lower() for name, _ in entries}
+            bare = any(names >= marks for marks in BARE)
+            if folder and not nested and (bare or b".git" in names):
                 left.add(folder, NESTED)
                 nested = True
             for name, status in entries:
                 path = folder + b"/" + name if folder else name
-                if _is_git(name):
+                if name.lower() == b".git":
                     continue
-                if len(path) > LONGEST_PATH:
+                if is_git(name):
+                    left.add_unseen(path, DISGUISED)
+                elif bare and not folder and name.lower() in MARKS and path not in tracked:
+                    left.add_unseen(path, NESTED)
+                elif len(path) > LONGEST_PATH:
                     left.add_unseen(path, TOO_LONG)
                 elif path in submodules:
                     if not stat.S_ISDIR(status.st_mode) or self._holds_anything(path):
@@ -249,8 +262,3 @@ class Root:
         if self._last is not None:
             os.close(self._last[1])
         self._last = last
-
-
-def _is_git(name: bytes) -> bool:
-    """Git itself refuses this name in a tree, however it is written."""
-    return name.lower() == b".git"

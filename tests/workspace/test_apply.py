@@ -148,6 +148,25 @@ def test_what_the_user_did_meanwhile_stays(git: Git, tmp_path: Path) -> None:
     assert (top / "other").read_text() == "mine\n"
 
 
+def test_where_modes_say_nothing(git: Git, tmp_path: Path) -> None:
+    """On a file system of Windows every file can be run: that is no change of the user's, and needs no second try."""
+    where, top = make(git, tmp_path, "top")
+    assert top is not None
+    git(top, "config", "core.fileMode", "false")
+    for path in top.rglob("*"):
+        if path.is_file() and not path.is_symlink() and ".git" not in path.parts:
+            path.chmod(0o755)
+    with run_on(where, tmp_path / "run") as (run, tree):
+        work(tree.path)
+        (tree.path / "other").unlink()
+        (tree.path / "binary").chmod(0o755)
+    assert {"text", "other", "a/b/moves", "moved", "goes"} <= set(run.apply())
+    assert not (top / "other").exists()
+    for path in (top / "new/er/file", top / "goes"):
+        path.chmod(0o755)
+    assert run.apply() == []
+
+
 @pytest.mark.parametrize(
     ("meanwhile", "named"),
     [
