@@ -43,6 +43,9 @@ KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 """The secrets that we know by name: read by the controller, never handed to a kernel, never written down."""
 
 
+MOST_TOKENS = 10**9
+"""More than any one call can have."""
+
 SMALLEST_MEMORY = 256 << 20
 """Bytes: what a kernel needs to start, and to run a first cell."""
 
@@ -86,7 +89,7 @@ class ModelSettings(Section):
     name: str = Field("claude-sonnet-5-5", min_length=1)
     provider: str | None = None
     temperature: float | None = Field(None, ge=0, le=2)
-    max_tokens: int = Field(16384, gt=0)
+    max_tokens: int = Field(16384, gt=0, lt=MOST_TOKENS)
     base_url: str | None = Field(None, repr=False)
     retries: int = Field(4, ge=0)
     timeout: float = Field(600, gt=0)
@@ -175,7 +178,7 @@ class TasksSettings(Section):
     """What one bounded task may take."""
 
     max_cost: float | None = Field(0.50, gt=0)
-    max_tokens_per_subcall: int = Field(4000, gt=0)
+    max_tokens_per_subcall: int = Field(4000, gt=0, lt=MOST_TOKENS)
     max_runtime: float = Field(60, gt=0)
 
 

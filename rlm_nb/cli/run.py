@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlm_nb.cli.streams import tell, write
+from rlm_nb.cli.streams import tell, write, write_file
 from rlm_nb.cli.wording import tokens
 from rlm_nb.notebook.wording import duration, headline, money, plural
 
@@ -376,7 +376,7 @@ def _deliver(root: AgentResult, output: Path | None) -> bool:
         if output is None:
             write(root.answer.text)
         else:
-            output.write_text(root.answer.text.rstrip("\n") + "\n", encoding="utf-8", errors="backslashreplace")
+            write_file(root.answer.text.rstrip("\n") + "\n", output)
     except OSError as error:
         tell(f"Error: the answer could not be written to {output or 'stdout'}: {error.strerror or error}")
         return False

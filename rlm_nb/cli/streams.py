@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TextIO
 
 from rlm_nb.notebook.wording import printable
@@ -44,6 +45,14 @@ def write_bytes(data: bytes, out: TextIO | None = None) -> None:
         raise
 
 
+def write_file(text: str, path: Path) -> None:
+    """Write what was asked for into a file instead. Raises `OSError`, for a pipe that nobody reads as well."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)  # not to wait for a reader
+    os.set_blocking(file, True)
+    with open(file, "w", encoding="utf-8", errors="backslashreplace") as out:  # noqa: PTH123
+        out.write(text)
+
+
 @contextmanager
 def stdout_put_aside() -> Iterator[TextIO]:
     """Standard output for `write` alone: from here on, what anything else in this process prints goes to stderr.
@@ -71,6 +80,9 @@ def tell(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
         _give_up(sys.stderr)
+    except ValueError:  # a task has closed it; the system's own stderr may be there
+        with suppress(OSError):
+            os.write(2, f"{printable(text)}\n".encode("utf-8", "backslashreplace"))
 
 
 def _give_up(stream: TextIO) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from rlm_nb.cli.streams import stdout_put_aside, tell, write
+from rlm_nb.cli.streams import stdout_put_aside, tell, write, write_file
 from rlm_nb.notebook.wording import duration, headline, money, plural
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ GROUP = "rlm_nb.tasks"
 """The entry points under which packages offer their tasks, a function each."""
 
 EXIT_CODE: dict[Status, int] = {"completed": 0, "error": 1, "partial": 3}
+
+
+FLAGS = {
+    "model.name": "--model",
+    "runs.dir": "--runs-dir",
+    "tasks.max_cost": "--cost",
+    "tasks.max_runtime": "--timeout",
+    "tasks.max_tokens_per_subcall": "--max-tokens",
+}
+"""What errors call a flag, by its setting."""
 
 
 def task(
@@ -65,8 +75,9 @@ def task(
         from rlm_nb.task_run import run_task
 
         check_writable(output)
+        check_text(file)
         limits = {"max_cost": cost, "max_runtime": timeout, "max_tokens_per_subcall": max_tokens}
-        settings = load(config, {"model": {"name": model}, "tasks": limits, "runs": {"dir": runs_dir}})
+        settings = load(config, {"model": {"name": model}, "tasks": limits, "runs": {"dir": runs_dir}}, FLAGS)
         function = _with_question(find_task(name), name, question)
         limit, seconds = settings.tasks.max_cost, duration(settings.tasks.max_runtime)
         at_most = "no cost limit" if limit is None else money(round(limit * 1e6))
@@ -82,6 +93,15 @@ def task(
             listen=partial(_follow, keys=keys, verbose=verbose),
         )
         sys.exit(_run_to_its_end(begin, output or out))
+
+
+def check_text(file: Path) -> None:
+    """Refuse an empty file: questions about nothing cost as much. What cannot be read is found when it is opened."""
+    from rlm_nb.errors import ContextError
+
+    with suppress(OSError, ValueError):
+        if file.is_file() and file.stat().st_size == 0:
+            raise ContextError(f"{file}: there is no text in it")
 
 
 def find_task(name: str) -> Callable[..., Any]:
@@ -103,8 +123,10 @@ def find_task(name: str) -> Callable[..., Any]:
             found = import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError) as error:
             raise ConfigError(f"the task {name} cannot be loaded: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"the task {name} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ConfigError(f"the task {name} is no function")
     return found
@@ -124,7 +146,11 @@ def _current_folder_first() -> Iterator[None]:
 def _with_question(function: Callable[..., Any], name: str, question: str | None) -> Callable[..., Any]:
     if question is None:
         return function
-    if "question" not in signature(function).parameters:
+    try:
+        takes_one = "question" in signature(function).parameters
+    except ValueError:  # some functions of C do not tell
+        takes_one = False
+    if not takes_one:
         raise typer.BadParameter(f"the task {name} answers no question", param_hint="--question")
     return partial(function, question=question)
 
@@ -187,7 +213,7 @@ def _deliver(result: TaskResult, output: Path | TextIO) -> bool:
 
     try:
         if isinstance(output, Path):
-            output.write_text(as_json(result) + "\n", encoding="utf-8", errors="backslashreplace")
+            write_file(as_json(result) + "\n", output)
         else:
             write(as_json(result), output)
     except OSError as error:

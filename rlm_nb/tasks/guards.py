@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import Config
+from rlm_nb.config import MOST_TOKENS, Config
 from rlm_nb.context_access import Context, Seen, Text, listener
 from rlm_nb.errors import (
     CancelledError,
@@ -70,9 +70,9 @@ class GuardConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
                 raise ConfigError(f"GuardConfig: {name} must be a number above 0, not {value!r}")
-        if not isinstance(self.max_tokens_per_subcall, int):
-            given = self.max_tokens_per_subcall
-            raise ConfigError(f"GuardConfig: max_tokens_per_subcall must be a whole number, not {given!r}")
+        given = self.max_tokens_per_subcall
+        if not isinstance(given, int) or given >= MOST_TOKENS:
+            raise ConfigError(f"GuardConfig: max_tokens_per_subcall must be a whole number below 10⁹, not {given!r}")
 
     @classmethod
     def of(cls, settings: Config) -> GuardConfig:

@@ -207,6 +207,26 @@ def test_what_a_task_prints(rlm_nb: Command, here: Path) -> None:
         assert words in done.stderr
 
 
+def test_a_task_that_closes_what_it_did_not_open(rlm_nb: Command, here: Path) -> None:
+    """Its result is on stdout, and what is said about it on stderr, all the same."""
+    (here / "mine.py").write_text(
+        "import sys\n\ndef task(context):\n    sys.stdout.close()\n    sys.stderr.close()\n    return 'kept'\n"
+    )
+    done = rlm_nb("task", "text.md", "--task", "mine:task", *MODEL)
+    assert (done.returncode, json.loads(done.stdout)["result"]) == (0, "kept")
+    assert done.stderr.splitlines()[1] == "completed"
+
+
+def test_a_pipe_that_nobody_reads(rlm_nb: Command, here: Path) -> None:
+    """It is not waited for: the result is in the run's folder."""
+    os.mkfifo(here / "pipe")
+    done = rlm_nb("task", "text.md", *MODEL, "-o", "pipe")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the result could not be written to pipe: No such device or address" in done.stderr
+    (recorded,) = here.glob("runs/*/result.json")
+    assert json.loads(recorded.read_text("utf-8"))["status"] == "completed"
+
+
 def test_a_folder_that_vanishes(rlm_nb: Command, here: Path) -> None:
     """The result is delivered; that it is not recorded is said, and shows in the exit code."""
     (here / "mine.py").write_text(
@@ -283,12 +303,22 @@ def test_limits_from_the_environment(rlm_nb: Command, here: Path) -> None:
         ),
         (["text.md", "--task", "nothing:at_all", *MODEL], 2, "the task nothing:at_all cannot be loaded"),
         (["text.md", "--task", "json:decoder", *MODEL], 2, "the task json:decoder is no function"),
-        (["text.md", "--cost", "-1", *MODEL], 2, "tasks.max_cost"),
+        (["text.md", "--task", "../mine:f", *MODEL], 2, "the task ../mine:f cannot be loaded: TypeError"),
+        (["text.md", "--task", "wrong:f", *MODEL], 2, "the task wrong:f cannot be loaded: SyntaxError: invalid syntax"),
+        (["text.md", "--task", "leaves:f", *MODEL], 2, "the task leaves:f cannot be loaded: SystemExit: 0"),
+        (["text.md", "--task", "builtins:dict", "-q", "Who?", *MODEL], 2, "answers no question"),
+        (["empty.txt", *MODEL], 1, "empty.txt: there is no text in it"),
+        (["text.md", "--cost", "-1", *MODEL], 2, "--cost: must be greater than 0, found -1.0"),
+        (["text.md", "--timeout", "nan", *MODEL], 2, "--timeout: must be a finite number"),
+        (["text.md", "--max-tokens", "9" * 20, *MODEL], 2, "--max-tokens: must be less than 1000000000"),
         (["text.md", "--model", "claude-sonnet-5-5"], 1, "ANTHROPIC_API_KEY"),
     ],
 )
 def test_what_cannot_begin(rlm_nb: Command, here: Path, arguments: list[str], code: int, words: str) -> None:
     """A sentence, nothing on stdout, no folder left."""
+    (here / "empty.txt").touch()
+    (here / "wrong.py").write_text("def f(:")
+    (here / "leaves.py").write_text("import sys; sys.exit(0)")
     done = rlm_nb("task", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
