@@ -43,8 +43,8 @@ KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
 """The secrets that we know by name: read by the controller, never handed to a kernel, never written down."""
 
 
-MOST_TOKENS = 10**9
-"""More than any one call can have."""
+MOST_TOKENS, MOST_DOLLARS, MOST = 10**9, 1e12, 10**15
+"""More than any one call can have, than anybody pays, and than anything is counted."""
 
 SMALLEST_MEMORY = 256 << 20
 """Bytes: what a kernel needs to start, and to run a first cell."""
@@ -114,19 +114,19 @@ class RLMSettings(Section):
 class TokenPrices(Section):
     """US dollars per million tokens of one model."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cache_read: float | None = Field(None, ge=0)
-    cache_write: float | None = Field(None, ge=0)
+    input: float = Field(ge=0, lt=MOST_DOLLARS)
+    output: float = Field(ge=0, lt=MOST_DOLLARS)
+    cache_read: float | None = Field(None, ge=0, lt=MOST_DOLLARS)
+    cache_write: float | None = Field(None, ge=0, lt=MOST_DOLLARS)
 
 
 class BudgetSettings(Section):
     """What a tree of agents may spend."""
 
-    max_cost: float | None = Field(5.0, gt=0)
-    max_input_tokens: int | None = Field(None, gt=0)
-    max_output_tokens: int | None = Field(None, gt=0)
-    max_calls: int | None = Field(None, gt=0)
+    max_cost: float | None = Field(5.0, gt=0, lt=MOST_DOLLARS)
+    max_input_tokens: int | None = Field(None, gt=0, lt=MOST)
+    max_output_tokens: int | None = Field(None, gt=0, lt=MOST)
+    max_calls: int | None = Field(None, gt=0, lt=MOST)
     file: Path | None = None
     unpriced: bool = False
     prices: dict[str, TokenPrices] = Field(default_factory=dict)
@@ -177,7 +177,7 @@ class WorkspaceSettings(Section):
 class TasksSettings(Section):
     """What one bounded task may take."""
 
-    max_cost: float | None = Field(0.50, gt=0)
+    max_cost: float | None = Field(0.50, gt=0, lt=MOST_DOLLARS)
     max_tokens_per_subcall: int = Field(4000, gt=0, lt=MOST_TOKENS)
     max_runtime: float = Field(60, gt=0)
 

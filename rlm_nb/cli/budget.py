@@ -112,7 +112,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         left = told["seconds_left"]
         said.append(f"time: {duration(left)} left" if left else "time: it is up")
     for payer, amount in told["spent_by"].items():
-        said.append(f"spent by {printable(payer)}: {_amount(amount)}")
+        said.append(f"spent by {_name(payer)}: {_amount(amount)}")
     for held in told["reserved_by"]:
         said.append(f"reserved by {_holder(held)}")
     return said
@@ -120,11 +120,16 @@ def lines(told: dict[str, Any]) -> list[str]:
 
 def _holder(held: dict[str, Any]) -> str:
     """One reservation: whose, for what, and whether there still is somebody to give it back."""
-    who = printable(f"{held['run']} {held['agent']}" if held["run"] else held["agent"])
+    who = _name(f"{held['run']} {held['agent']}" if held["run"] else held["agent"])
     since = f", since {duration(max(0.0, time.time() - held['since']))}" if held["since"] else ""
     dead = "that has died: a call counts as spent at the next use, all else comes back"
     process = f"process {held['pid']}" if held["alive"] else f"process {held['pid']} {dead}"
     return f"{who} for {PURPOSES[held['kind']]}: {_amount(held)}, {process}{since}"
+
+
+def _name(text: str) -> str:
+    """A name in a line: it makes no other line, and commands no terminal."""
+    return printable(" ".join(text.split()))
 
 
 def _plain(amount: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Reservation(_Part):
     agent: str
     run: str = ""
     since: float = 0.0
-    pid: int
+    pid: int = Field(gt=0, lt=1 << 31)
     started: float
     cost: Count = 0
     input_tokens: Count = 0

@@ -17,7 +17,7 @@ from rlm_nb.errors import (
 )
 from rlm_nb.records import Usage
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=10**30)]
 
 
 class Limits(BaseModel):

@@ -38,6 +38,7 @@ class Storage:
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise LedgerError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
         self._spare, self._former = (self.path.with_name(f"{self.path.name}.{end}") for end in ("new", "old"))
+        self._lock_path = self.path.with_name(f"{self.path.name}.lock")
         self._threads = _ThreadLock()
 
     @contextmanager
@@ -58,7 +59,7 @@ class Storage:
     def _lock(self) -> int:
         """The descriptor that holds the lock. Opened for each step: one of them may not cross a fork."""
         try:
-            file = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 self._wait_for(file)
             except BaseException:
@@ -118,7 +119,8 @@ class Storage:
         Raises:
             LedgerError: See `locked` and `read`.
         """
-        if not (self.path.exists() and os.access(self.path.parent, os.W_OK)):
+        # Who has ever changed it has made the lock: without one, nobody does, and looking makes none.
+        if not (self._lock_path.exists() and os.access(self.path.parent, os.W_OK)):
             return self.read()
         with self.locked():
             return self.read()

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import BudgetSettings, TokenPrices
+from rlm_nb.config import MOST_TOKENS, BudgetSettings, TokenPrices
 from rlm_nb.errors import BudgetExceededError, UnknownModelError
 from rlm_nb.protocols import CallLease, Ledger, Listener, Model, Price
 from rlm_nb.records import Charged, Kept, Message, Notice, Reply, Request, Usage
@@ -123,8 +123,7 @@ class MeteredModel:
             usage = getattr(error, "usage", None)
             self._settle(lease, usage if isinstance(usage, Usage) else None)
             raise
-        # Every prompt has tokens: a paid service that counts none has not told us.
-        if not (reply.counted and (reply.usage.prompt_tokens or self._is_free())):
+        if not (reply.counted and self._can_be(reply.usage)):
             return self._uncounted(request, reply, bound, lease, finishing=finishing)
         try:
             self._keep(Kept(request, replace(reply, cost=self._price(reply.usage)), lease.key, finishing))
@@ -155,6 +154,11 @@ class MeteredModel:
             charged = Charged(self._agent, self._cost, self._usage, self._ledger.balance())
         self._listen(charged)
         return cost
+
+    def _can_be(self, usage: Usage) -> bool:
+        """Whether a service can have counted so. Every prompt has tokens: a paid one that says none has not told us."""
+        in_reason = all(0 <= count < MOST_TOKENS for count in vars(usage).values())
+        return in_reason and (usage.prompt_tokens > 0 or self._is_free())
 
     def _is_free(self) -> bool:
         return self._price(Usage(1_000_000, 1_000_000)) == 0

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import MOST_TOKENS, Config
+from rlm_nb.config import MOST_DOLLARS, MOST_TOKENS, Config
 from rlm_nb.context_access import Context, Seen, Text, listener
 from rlm_nb.errors import (
     CancelledError,
@@ -64,15 +64,16 @@ class GuardConfig:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_cost", "max_tokens_per_subcall", "max_runtime_seconds"):
+        most = {"max_cost": MOST_DOLLARS, "max_tokens_per_subcall": MOST_TOKENS, "max_runtime_seconds": math.inf}
+        for name, end in most.items():
             value = getattr(self, name)
             if value is None and name == "max_cost":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
-                raise ConfigError(f"GuardConfig: {name} must be a number above 0, not {value!r}")
-        given = self.max_tokens_per_subcall
-        if not isinstance(given, int) or given >= MOST_TOKENS:
-            raise ConfigError(f"GuardConfig: max_tokens_per_subcall must be a whole number below 10⁹, not {given!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < end):
+                raise ConfigError(f"GuardConfig: {name} must be a number above 0 and below {end:g}, not {value!r}")
+        if not isinstance(self.max_tokens_per_subcall, int):
+            given = self.max_tokens_per_subcall
+            raise ConfigError(f"GuardConfig: max_tokens_per_subcall must be a whole number, not {given!r}")
 
     @classmethod
     def of(cls, settings: Config) -> GuardConfig:

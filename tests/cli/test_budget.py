@@ -113,6 +113,20 @@ def test_the_dead_are_shown_as_such(rlm_nb: Command, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_names_that_command_a_terminal(rlm_nb: Command, purse: BudgetFile) -> None:
+    """Whoever writes into a purse makes no other line of it, and no more than a line."""
+    values = json.loads(purse.path.read_text())
+    name = "a run\n\x1b[2Jspent by nobody: $0.00"
+    values["agents"] = {name: values["spent"]}
+    held = {"kind": "call", "agent": name, "run": name, "pid": 2**31 - 1, "started": 0.0}
+    values["leases"] = {"a": held}
+    purse.path.write_text(json.dumps(values))
+    done = rlm_nb("budget", "team.json")
+    assert (done.returncode, "\x1b" in done.stdout) == (0, False)
+    assert [line.startswith("spent by a run spent by nobody") for line in done.stdout.splitlines()].count(True) == 1
+    assert not any(line.startswith("spent by nobody") for line in done.stdout.splitlines())
+
+
 def test_a_run(rlm_nb: Command, repository: Path) -> None:
     """The last run, by no name, by its own, and by its folder; each agent is told apart."""
     script = repository.parent / "script.yaml"
@@ -138,6 +152,7 @@ def test_the_purse_of_the_settings(rlm_nb: Command, purse: BudgetFile) -> None:
         ("missing.json", None, "missing.json: there is no budget file"),
         ("cut.json", '{"version": 1, "crea', "cut.json: damaged ("),
         ("new.json", '{"version": 2}', "new.json: written by a newer rlm-nb"),
+        ("notes.txt", "Buy milk.", "notes.txt: damaged ("),
         ("nothing", None, "no runs are recorded in runs"),
     ],
 )
@@ -151,4 +166,4 @@ def test_what_cannot_be_shown(rlm_nb: Command, tmp_path: Path, name: str, text: 
     assert done.stderr.startswith("Error: ")
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert {path.name for path in here.iterdir()} <= {name, f"{name}.lock"}
+    assert {path.name for path in here.iterdir()} <= {name}

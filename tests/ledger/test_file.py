@@ -111,6 +111,12 @@ def test_a_limit_is_no_other_setting() -> None:
         ("[]", "damaged"),
         ('{"version": 1, "created": 0, "limits": {}, "spent": {"cost": -5}}', r"damaged \(spent\.cost"),
         ('{"version": 1, "created": 0, "limits": {"cost": "5"}}', r"damaged \(limits\.cost"),
+        (f'{{"version": 1, "created": 0, "limits": {{"cost": 1{"0" * 400}}}}}', r"damaged \(limits\.cost"),
+        (
+            '{"version": 1, "created": 0, "limits": {}, "leases": {"a": {"kind": "call", "agent": "root", "pid": -1,'
+            ' "started": 0}}}',
+            r"damaged \(leases\.a\.pid",
+        ),
         ('{"version": 7, "accounts": []}', "newer rlm-nb"),
         ('{"version": 2, "created": 0, "limits": {}}', "newer rlm-nb"),
     ],

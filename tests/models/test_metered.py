@@ -155,6 +155,15 @@ def test_a_service_that_says_what_it_does_not_know(ledger: BudgetFile) -> None:
     assert ledger.balance().spent == paid.usage + free.usage
 
 
+@pytest.mark.parametrize("usage", [Usage(-1_000_000, 5), Usage(10**12, 5), Usage(5, -(10**9)), Usage(5, 5, 10**400)])
+def test_a_service_that_cannot_count(ledger: BudgetFile, usage: Usage) -> None:
+    """Counts that are none give nobody money, and charge nobody more than was reserved."""
+    reply = metered(Oracle(lambda request: Reply("yes", usage)), ledger).complete(question("?"), Cancellation())
+    bound = 1 + 2 * MESSAGE_OVERHEAD
+    assert reply.cost == ledger.balance().spent_cost == worst_case(PRICE, bound, 1000)
+    assert (reply.counted, reply.usage) == (False, Usage(bound, 1000))
+
+
 def test_the_bound_of_a_prompt_is_exact_where_it_repeats(ledger: BudgetFile) -> None:
     """What the service has counted before is not counted in bytes again."""
     bounds: list[int] = []

@@ -368,7 +368,13 @@ def test_what_a_task_looked_at(run: Run, here: Path) -> None:
     assert [told.operation for told in heard if hasattr(told, "operation")] == ["search", "match", "slice", "slice"]
 
 
-@pytest.mark.parametrize("limits", [{"max_cost": 0}, {"max_runtime_seconds": -1}, {"max_tokens_per_subcall": True}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *({"max_cost": 0}, {"max_cost": 1e300}, {"max_cost": "1"}, {"max_runtime_seconds": -1}),
+        *({"max_runtime_seconds": float("inf")}, {"max_tokens_per_subcall": True}, {"max_tokens_per_subcall": 10**30}),
+    ],
+)
 def test_limits_that_are_none(limits: dict[str, Any]) -> None:
     """They are refused by name."""
     with pytest.raises(ConfigError, match=f"{next(iter(limits))} must be a number above 0"):
