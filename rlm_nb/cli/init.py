@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -33,13 +35,32 @@ def init(
         for name, place in FILES.items():
             path = folder / place
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    file.write((template / name).read_bytes())
+                _make_folder(path.parent)
+                _write_new(path, (template / name).read_bytes())
             except FileExistsError:
                 tell(f"kept  {path}, which is there already")
             except OSError as error:
                 raise SourceError(f"{path}: cannot be written: {error.strerror}") from error
             else:
                 tell(f"wrote {path}")
-        tell("To try it: rlm-nb task TEXT --task tasks.example_task:main_points")
+        where = "" if folder == Path() else f", in {folder}"
+        tell(f"To try it{where}: rlm-nb task TEXT --task tasks.example_task:main_points")
+        tell("Without a key:  … --model scripted:tasks/script.yaml")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # something else is there: no reason to believe that our file is, too
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all."""
+    with path.open("xb", buffering=0) as file:
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            path.unlink()
+            raise

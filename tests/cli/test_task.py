@@ -409,4 +409,38 @@ def test_init(rlm_nb: Command, tmp_path: Path) -> None:
     script = "scripted:tasks/script.yaml"
     done = rlm_nb("task", "text.txt", "--task", "tasks.example_task:main_points", "--model", script)
     assert json.loads(done.stdout)["result"]["points"][0]["point"] == "It has a point.", done.stderr
-    assert rlm_nb("init", "script.yaml").returncode == 1
+
+
+def test_init_where_it_cannot_be(rlm_nb: Command, tmp_path: Path) -> None:
+    """Something else in the place of a folder is said; what is there stays as it is, links that lead nowhere too."""
+    here = tmp_path / "here"
+    (here / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        done = rlm_nb("init", place)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"Error: {place}/config.yaml: cannot be written: Not a directory\n",
+        )
+    (here / "half").mkdir()
+    (here / "half/tasks").write_text("mine")
+    (here / "half/config.yaml").symlink_to(tmp_path / "elsewhere")
+    done = rlm_nb("init", "half")
+    assert done.returncode == 1
+    assert "half/tasks/example_task.py: cannot be written: Not a directory" in done.stderr
+    assert "kept  half/config.yaml" in done.stderr
+    assert ((here / "file").read_text(), (here / "half/tasks").read_text()) == ("mine", "mine")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_init_on_a_full_disk(tmp_path: Path) -> None:
+    """No half of a file is left, which would be kept the next time."""
+    small = tmp_path / "small"
+    script = (
+        f"mkdir {small} && mount -t tmpfs -o size=16k none {small} && head -c 15000 /dev/zero > {small}/ballast;"
+        f"{sys.executable} -m rlm_nb init {small}; code=$?; find {small} -size -3k -type f; exit $code"
+    )
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no file systems of our own on this system")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "config.yaml: cannot be written: No space left on device" in done.stderr
