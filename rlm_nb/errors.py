@@ -191,7 +191,7 @@ class EditConflictError(RLMError):
     """
 
     def __init__(self, agent: str, files: Mapping[str, str], *, kept: bool = False, otherwise: str = "") -> None:
-        what = "; ".join(f"{path}: {why}" for path, why in files.items())
+        what = "; ".join(f"{path if path.isprintable() else repr(path)}: {why}" for path, why in files.items())
         then = (
             "All else was taken over; where the same lines were changed, <<<<<<< and >>>>>>> stand around them."
             if kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def apply(
         from rlm_nb.config import load
         from rlm_nb.errors import RunFolderError
         from rlm_nb.run_folder import goes_on
+        from rlm_nb.workspace.files import named
 
         folder = find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir)
         if goes_on(folder):
@@ -47,7 +49,7 @@ def apply(
         said, files = bring_home(folder, agent, branch)
         tell(said)
         if files:
-            write("\n".join(files))
+            write("\n".join(named([os.fsencode(file)]) for file in files))
 
 
 def bring_home(folder: Path, agent: str = "root", branch: str | None = None) -> tuple[str, list[str]]:

@@ -12,14 +12,13 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlm_nb.errors import EditConflictError
 from rlm_nb.merging.objects import Change, Entry, Objects
 from rlm_nb.merging.placing import Places
+from rlm_nb.merging.workshop import workshop
 
 LINK, SUBMODULE = "120000", "160000"
 
@@ -28,8 +27,6 @@ OTHER = Entry("", "")
 
 BINARY = 8000
 """Bytes at a file's beginning that tell, by a zero among them, that it is no text: git's own measure."""
-
-_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,13 +46,13 @@ class Edits:
     objects: Path
 
     def apply(
-        self, top: Path, workshop: Path, *, markers: bool = False, modes: bool = True, otherwise: str = ""
+        self, top: Path, beside: Path, *, markers: bool = False, modes: bool = True, otherwise: str = ""
     ) -> list[str]:
         """Put them into a folder, merged with what is there; returns the files that this changed.
 
         Args:
             top: The folder: a worktree, a checkout.
-            workshop: A folder on the same file system, where everything is made ready before any of it is moved.
+            beside: A folder on the same file system; everything is made ready in it before any of it is moved.
             markers: What to do in case of a conflict: take over what fits and leave conflict markers in the text files
                 that do not, rather than changing nothing at all.
             modes: Whether what the folder says about which files can be run counts.
@@ -67,24 +64,15 @@ class Edits:
             OSError: The folder cannot be written, or somebody else has just written there; it is as it was.
         """
         algorithm = "sha256" if len(self.commit) == 64 else "sha1"
-        with _one_at_a_time:
-            bench = Path(tempfile.mkdtemp(prefix=".rlm-nb-", dir=workshop))
-            places = Places(top, bench / "aside")
-            try:
-                (bench / "aside").mkdir()
-                with Objects(self.objects, bench / "git", algorithm) as objects:
-                    merge = _Merge(objects, places, bench, algorithm, self.agent, modes and _keeps_modes(bench))
-                    changes = objects.changes(self.base, self.commit)
-                    # What goes makes room: a folder may become a file, and a file a folder.
-                    for change in sorted(
-                        changes, key=lambda each: (each.after is not None, each.source == each.target)
-                    ):
-                        merge.add(change)
-                if not merge.conflicts or markers:
-                    places.put(merge.leaving, merge.coming)
-            finally:
-                if not places.half_done:
-                    shutil.rmtree(bench, ignore_errors=True)
+        with workshop(top, beside) as bench, Objects(self.objects, bench / "git", algorithm) as objects:
+            places = Places(top, bench)
+            merge = _Merge(objects, places, bench, algorithm, self.agent, modes and _keeps_modes(bench))
+            changes = objects.changes(self.base, self.commit)
+            # What goes makes room: a folder may become a file, and a file a folder.
+            for change in sorted(changes, key=lambda each: (each.after is not None, each.source == each.target)):
+                merge.add(change)
+            if not merge.conflicts or markers:
+                places.put(merge.leaving, merge.coming)
         if merge.conflicts:
             raise EditConflictError(
                 self.agent, dict(sorted(merge.conflicts.items())), kept=markers, otherwise=otherwise

@@ -13,6 +13,9 @@ from typing import Self
 
 from rlm_nb.errors import GitError
 
+WORKSHOP = b".rlm-nb-"
+"""How the name of a folder begins in which edits are made ready."""
+
 DIFF = ("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--find-renames", "-l2000")
 PIECE = 1 << 20
 
@@ -169,8 +172,10 @@ def check(path: bytes) -> None:
     """Whoever can write objects can write a tree with any path in it, though no git would.
 
     Raises:
-        GitError: It leads out of the folder that it is in, or into a `.git`.
+        GitError: It leads out of the folder that it is in, into a `.git`, or where edits are made ready.
     """
+    if path.startswith(WORKSHOP):
+        raise GitError(f"a path in a folder of ours: {path!r}")
     for part in path.split(b"/"):
         if part in (b"", b".", b"..") or is_git(part):
             raise GitError(f"a path that no git would check out: {path!r}")

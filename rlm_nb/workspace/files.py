@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.merging.objects import is_git
+from rlm_nb.merging.objects import WORKSHOP, is_git
 from rlm_nb.workspace.scratch import FOLDER
 
 LONGEST_PATH = 1000
@@ -34,6 +34,7 @@ MARKS = frozenset().union(*BARE)
 SPECIAL = "neither file nor link"
 UNREADABLE = "not readable"
 NESTED = "repositories of their own"
+OURS = "names that rlm-nb uses"
 DISGUISED = "names that some systems take for .git"
 KEYS = "they may hold keys"
 IN_SUBMODULE = "inside a submodule"
@@ -220,6 +221,8 @@ class Root:
                     continue
                 if is_git(name):
                     left.add_unseen(path, DISGUISED)
+                elif path.startswith(WORKSHOP):
+                    left.add_unseen(path, OURS)
                 elif bare and not folder and name.lower() in MARKS and path not in tracked:
                     left.add_unseen(path, NESTED)
                 elif len(path) > LONGEST_PATH:

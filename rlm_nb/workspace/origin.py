@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote_to_bytes
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
 from rlm_nb.errors import RunFolderError, SourceError
+from rlm_nb.merging.objects import WORKSHOP
 from rlm_nb.records import JSON
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
@@ -316,7 +317,7 @@ def _untracked(checkout: _Checkout, wish: Wish) -> tuple[frozenset[bytes], LeftO
     ignore it did not mean to show it to a model. Only a pattern that ends in its name says so.
     """
     left = LeftOut()
-    ours = tuple(os.fsencode(inside) + b"/" for inside in _inside(checkout.top, _runs(wish)))
+    ours = (WORKSHOP, *(os.fsencode(inside) + b"/" for inside in _inside(checkout.top, _runs(wish))))
     include = wish.settings.include
     wanted = [("--exclude-standard",), ("--ignored", *(f"--exclude={pattern}" for pattern in include))]
     files: set[bytes] = set()

@@ -160,11 +160,14 @@ ODD = cell(
     'Path("evil.txt").write_text("\\x1b[31mred\\x1b]0;title\\x07\\x1b[2J\\r-gone\\u202etxt\\x9b1m [bold]x[/bold]\\n")',
     'Path("caf\\udce9").write_bytes(b"\\xff \\xe9\\r\\n")',
     'Path("binary").write_bytes(bytes(range(256)))',
+    'Path("two\\nlines \\x1b[2J").write_text("theirs")',
     "FINAL(1)",
 )
 
 
-def test_a_terminal_is_not_commanded(shell: Shell, repository: Path, terminal: Terminal, git: Git) -> None:
+def test_a_terminal_is_not_commanded(
+    shell: Shell, rlm_nb: Command, repository: Path, terminal: Terminal, git: Git
+) -> None:
     """On it the edits are coloured by us alone; anywhere else they are what `git apply` needs, to the byte."""
     run = shell.run(repository, "--model", shell.script({"root": [ODD]})).run
     command = [sys.executable, "-m", "rlm_nb", "diff", str(run)]
@@ -181,6 +184,11 @@ def test_a_terminal_is_not_commanded(shell: Shell, repository: Path, terminal: T
     subprocess.run(["git", "-C", repository, "apply", "--index"], input=plain, check=True)
     assert (repository / os.fsdecode(b"caf\xe9")).read_bytes() == b"\xff \xe9\r\n"
     assert (repository / "evil.txt").read_bytes().startswith(b"\x1b[31mred")
+    listed = rlm_nb("apply", run, "--branch", "odd").stdout
+    assert listed == "binary\ncaf\\xe9\nevil.txt\n'two\\nlines \\x1b[2J'\n"
+    (repository / "two\nlines \x1b[2J").write_text("mine\n")
+    refused = rlm_nb("apply", run)
+    assert "here now. 'two\\nlines \\x1b[2J': the same lines were changed on both sides. Nothing" in refused.stderr
 
 
 @pytest.mark.parametrize(

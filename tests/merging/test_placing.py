@@ -17,13 +17,14 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.top, self.new, self.outside = folder / "top", folder / "new", folder / "outside"
-        for place in (self.top / "closed", self.new, self.outside, folder / "aside"):
+        self.workshop = folder / "workshop"
+        for place in (self.top / "closed", self.new, self.outside, self.workshop):
             place.mkdir(parents=True)
         (self.top / "one").write_text("old one")
         (self.top / "closed/two").write_text("old two")
         (self.top / "closed").chmod(0o700)
         (self.outside / "file").write_text("outside")
-        self.places = Places(self.top, folder / "aside")
+        self.places = Places(self.top, self.workshop)
 
     def coming(self, *names: str) -> dict[bytes, Path]:
         files = {}
@@ -48,7 +49,7 @@ def test_a_file_that_somebody_else_has_just_written(scene: Scene) -> None:
     with pytest.raises(OSError, match="changed while the edits were applied"):
         scene.places.put([b"closed/two"], coming)
     assert witness.modes_and_bytes(scene.top) == before
-    assert not scene.places.half_done
+    assert not (scene.workshop / "journal").exists()
 
 
 def test_a_link_that_somebody_has_just_put_in_the_way(scene: Scene) -> None:
@@ -84,7 +85,7 @@ class _Interrupted(list[bytes]):
 
 
 def test_what_cannot_be_put_back_is_kept(scene: Scene) -> None:
-    """The error names the folder that holds the old file, and that folder is said to be needed still."""
+    """The error names the folder that holds the old file; the journal stays there, too."""
     coming = scene.coming("one", "sub/file")
 
     class Vandal(dict[bytes, Path]):
@@ -99,7 +100,7 @@ def test_what_cannot_be_put_back_is_kept(scene: Scene) -> None:
                     (scene.top / "sub").symlink_to("nowhere")
                 yield item
 
-    with pytest.raises(OSError, match=re.escape(f"what stood there is in {scene.top.parent}/aside")):
+    with pytest.raises(OSError, match=re.escape(f"what stood there is in {scene.workshop}/aside")):
         scene.places.put([], Vandal(coming))
-    assert scene.places.half_done
-    assert [file.read_text() for file in (scene.top.parent / "aside").iterdir()] == ["old one"]
+    assert [file.read_text() for file in (scene.workshop / "aside").iterdir()] == ["old one"]
+    assert (scene.workshop / "journal").exists()
