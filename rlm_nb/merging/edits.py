@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlm_nb.errors import EditConflictError
@@ -112,7 +112,9 @@ class _Merge:
         ours = self._seen(ours, before)
         if after is None and ours == OTHER:
             return  # a folder has its name now, or a file that of its folder: it is gone already
-        if moved and there is not None:
+        if moved and ours is None and there is not None:
+            self.add(replace(change, source=change.target))  # it was renamed here, too
+        elif moved and there is not None:
             self._conflict(change, "renamed to this there, which is something else here")
         elif SUBMODULE in (before and before.mode, after and after.mode):
             self._conflict(change, "a submodule")
@@ -146,8 +148,12 @@ class _Merge:
         here = self._places.of(change.source)
         if before is not None and ours.oid == before.oid:
             return self._take(change, self._blob(after), mode, like=here)
+        stays = mode == ours.mode and change.source == change.target
+        contents_stay = after.oid in (ours.oid, before and before.oid)
+        if stays and contents_stay:
+            return None  # all of it is here already
         merged = shutil.copyfile(here, self._new())
-        if after.oid in (ours.oid, before and before.oid):
+        if contents_stay:
             return self._take(change, merged, mode, like=here)
         base, theirs = self._blob(before), self._blob(after)
         if any(_is_binary(file) for file in (merged, base, theirs)):
@@ -155,8 +161,8 @@ class _Merge:
         names = [part for name in ("here", "before", self._agent) for part in ("-L", name)]
         if self._objects.git("merge-file", "--quiet", *names, merged, base, theirs, ok=range(128)).returncode:
             self._conflict(change, "the same lines were changed on both sides")
-        elif Entry(mode, _file_id(merged, self._algorithm)) == ours and change.source == change.target:
-            return None  # all of it is here already
+        elif stays and _file_id(merged, self._algorithm) == ours.oid:
+            return None
         return self._take(change, merged, mode, like=here)
 
     def _take(self, change: Change, file: Path, mode: str, like: Path | None = None) -> None:

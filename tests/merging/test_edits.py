@@ -138,16 +138,18 @@ def test_everything_that_a_child_can_do_arrives(family: Family) -> None:
 
 
 def test_both_sides_of_a_file_are_kept(family: Family) -> None:
-    """Other lines of a text, a mode here and a text there, an edit here to what was renamed there, the same twice."""
+    """Other lines of a text, a mode and a text, an edit to what was renamed there, the same twice; a second time nothing."""
     child = family.child(
         replace_line(3, "three"),
         write("other", "changed\n"),
         move("folder/one", "folder/renamed"),
         write("same", "same\n"),
         remove("folder/two"),
+        mode("binary", 0o755),
     )
     for change in (
         replace_line(15, "fifteen"),
+        write("binary", "edited\n"),
         mode("other", 0o700),
         write("folder/one", "edited\n"),
         write("same", "same\n"),
@@ -155,7 +157,10 @@ def test_both_sides_of_a_file_are_kept(family: Family) -> None:
         write("mine", "mine\n"),
     ):
         change(family.here)
-    assert child.apply() == ["folder/one", "folder/renamed", "other", "text"]
+    assert child.apply() == ["binary", "folder/one", "folder/renamed", "other", "text"]
+    left = witness.everything(family.here)
+    assert child.apply() == []
+    assert witness.everything(family.here) == left
     text = (family.here / "text").read_text()
     assert "three\n" in text
     assert "fifteen\n" in text
