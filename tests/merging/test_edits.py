@@ -138,7 +138,7 @@ def test_everything_that_a_child_can_do_arrives(family: Family) -> None:
 
 
 def test_both_sides_of_a_file_are_kept(family: Family) -> None:
-    """Other lines of a text, a mode and a text, an edit to what was renamed there, the same twice; a second time nothing."""
+    """Other lines of a text, a mode and a text, an edit to what was renamed there, the same twice; then nothing."""
     child = family.child(
         replace_line(3, "three"),
         write("other", "changed\n"),
