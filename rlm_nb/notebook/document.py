@@ -79,13 +79,19 @@ class Document:
         """The cell with this id; to change it, `put` a new one."""
         return self._nodes[cell]
 
-    def put(self, node: Node) -> None:
-        """Add a cell below the others, or replace the one with its id where it stands."""
+    def put(self, node: Node, *, below: str | None = None) -> None:
+        """Add a cell below the others, or below the one with the id `below`; or replace the one with its id."""
+        name = node["id"]
         with self._lock:
-            self._nodes[node["id"]] = node
-            self._texts.setdefault(node["id"], b"")
-            self._stale.add(node["id"])
+            known = name in self._nodes
+            self._nodes[name] = node
+            self._texts.setdefault(name, b"")
+            self._stale.add(name)
             self._saved = False
+            if below is not None and not known:
+                order = [one for one in self._texts if one != name]
+                order.insert(order.index(below) + 1, name)
+                self._texts = {one: self._texts[one] for one in order}
 
     def describe(self, draw: Head) -> None:
         """Replace a cell and the notebook's own metadata by what `draw` gives, once somebody saves.

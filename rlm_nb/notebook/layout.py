@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+from rlm_nb.notebook.markup import cut, escaped, facts, fenced, folded, line, link, markdown, quoted, table
 from rlm_nb.notebook.metadata import (
     Child,
     Head,
@@ -18,13 +18,10 @@ from rlm_nb.notebook.metadata import (
     write_iteration,
     write_result,
 )
-from rlm_nb.notebook.wording import duration, money, plural, printable
+from rlm_nb.notebook.wording import duration, first_line, money, plural, printable
 from rlm_nb.records import CellResult, Iteration, Outcome, Output, Patch, Usage
 
-HEAD, FINAL = "head", "final"
-
-SHOWN = 20_000
-"""Characters of a task or an answer that are shown; the metadata holds all of it."""
+HEAD, SYSTEM, FINAL = "head", "system", "final"
 
 
 def think_id(number: int) -> str:
@@ -37,19 +34,27 @@ def code_id(number: int, index: int) -> str:
     return f"it-{number:03d}-code-{index}"
 
 
+def calls_id(number: int, index: int) -> str:
+    """The id of the cell that tells what a code cell asked others."""
+    return f"it-{number:03d}-calls-{index}"
+
+
 def head(head: Head) -> Node:
-    """The first cell: who this is, how it stands, where it came from and what it started."""
-    parts = [f"# Agent {escaped(head.task.agent)}", _standing(head)]
+    """The first cell: who this is, where it came from, how it and everything below it stands."""
+    parts = [f"# Agent {escaped(head.task.agent)}"]
     if head.parent:
-        parts.append(f"Started by [{escaped(head.parent.partition('.ipynb')[0])}]({_target(head.parent)})")
-    parts += ["**Task**", fenced(head.task.prompt)]
-    if head.subagents:
-        parts += ["**Sub-agents**", "\n".join(_branch(head.subagents, 0))]
+        parts.append(f"Started by {link(head.parent.partition('.ipynb')[0], head.parent)}")
+    parts += [_standing(head), "**Task**", fenced(head.task.prompt)]
     if head.notices:
-        parts += ["**Notes**", "\n".join(f"- {escaped(_line(notice))}" for notice in head.notices)]
+        parts += ["**Notes**", "\n".join(f"- {escaped(line(notice))}" for notice in head.notices)]
     if head.about:
-        parts += ["**About**", table(head.about)]
+        parts.append(folded(f"About: {', '.join(head.about)}", facts(head.about)))
     return markdown(HEAD, parts, ["rlm-head"], {})
+
+
+def system(text: str) -> Node:
+    """The system prompt, folded away."""
+    return markdown(SYSTEM, [folded(f"System prompt, {len(text):,} characters", fenced(text))], ["rlm-system"], {})
 
 
 def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: bool, model: str = "") -> Node:
@@ -96,15 +101,15 @@ def ran(number: int, index: int, cell: CellResult, folder: Path, outputs: Iterab
 def final(outcome: Outcome, patch: Patch) -> Node:
     """The last cell: the answer."""
     title = "No answer" if outcome.source == "none" else "Answer" if outcome.status == "completed" else "Partial answer"
-    parts = [f"## {title}", f"*{escaped(_line(outcome.stop_reason))}*" if outcome.stop_reason else ""]
+    parts = [f"## {title}", f"*{escaped(line(outcome.stop_reason))}*" if outcome.stop_reason else ""]
     if patch.files:
-        shown = ", ".join(escaped(_line(file)) for file in patch.files[:20])
+        shown = ", ".join(escaped(line(file)) for file in patch.files[:20])
         parts.append(f"**Changed:** {shown}" + (f" and {len(patch.files) - 20} more" if len(patch.files) > 20 else ""))
     parts += [quoted(note) for note in patch.notes]
     answer = outcome.answer
     if outcome.source == "none" and outcome.stop_reason:
         return markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})  # its text would say the same again
-    parts.append(_cut(printable(answer.text)) if isinstance(answer.value, str) else fenced(answer.text))
+    parts.append(cut(printable(answer.text)) if isinstance(answer.value, str) else fenced(answer.text))
     return markdown(FINAL, parts, ["rlm-final"], {"status": outcome.status})
 
 
@@ -120,34 +125,63 @@ def prose(text: str, code: Sequence[str]) -> str:
     return "\n\n".join(piece.strip("\n") for piece in [*kept, rest] if piece.strip())
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"[\\`*_\[\]<>|$~&#!]", r"\\\g<0>", text)
-
-
 def _standing(head: Head) -> str:
-    facts = [f"**{head.state}**"]
-    if head.turn:
-        facts.append(plural(head.turn, "iteration"))
-    facts += _tokens(head.usage)
-    facts.append(money(head.cost))
-    if head.total_cost > head.cost:
-        facts.append(f"{money(head.total_cost)} with its sub-agents")
-    if head.ended:
-        facts.append(duration(head.ended - head.started))
-    return " · ".join(escaped(fact) if number else fact for number, fact in enumerate(facts))
+    """The agent and everything below it, a row each, and what they took together."""
+    read, written = head.usage.prompt_tokens, head.usage.output_tokens
+    own = Child(head.task.agent, first_line(head.task.prompt), state=head.state, cost=head.cost, own_cost=head.cost)
+    own = replace(own, iterations=head.turn, read=read, written=written, started=head.started, ended=head.ended)
+    everyone = [own, *(below for child in head.subagents for below in _below(child))]
+    rows = [_row(child) for child in everyone]
+    rows[0][:2] = [f"**{cell}**" for cell in rows[0][:2]]
+    if head.subagents and head.ended:
+        counted = zip(*((one.iterations, one.read, one.written) for one in everyone), strict=True)
+        turns, *tokens = (f"{sum(counts):,}" for counts in counted)
+        took, cost = duration(head.ended - head.started), escaped(money(head.total_cost))
+        rows.append([f"*{plural(len(everyone), 'agent')}*", "", turns, took, *tokens, cost, ""])
+    return table(rows, ("agent", "status", ":iterations", ":time", ":tokens read", ":written", ":cost", "asked"))
+
+
+def _below(child: Child) -> list[Child]:
+    return [child, *(one for below in child.children for one in _below(below))]
+
+
+def _row(child: Child) -> list[str]:
+    name = link(child.agent, f"{child.notebook}#cell-id={HEAD}") if child.notebook else escaped(child.agent)
+    took = duration(child.ended - child.started) if child.ended else ""
+    counts = [f"{number:,}" if number else "" for number in (child.read, child.written)]
+    cost = escaped(money(child.own_cost)) if child.own_cost or child.ended else ""
+    turns = str(child.iterations) if child.iterations else ""
+    return [name, child.state, turns, took, *counts, cost, escaped(child.task)]
 
 
 def _price(iteration: Iteration, usual: str) -> str:
+    """What the iteration took: money first, then where the time went."""
     reply = iteration.reply
-    # A service answers with the date behind the name: claude-x-1 is claude-x-1-20260101.
-    same = re.fullmatch(rf"{re.escape(usual)}(-[\d-]{{8,}})?", reply.model)
-    facts = ["" if same else _line(reply.model), *_tokens(reply.usage), money(reply.cost)]
+    told = [money(reply.cost)]
     if iteration.ended:
-        facts.append(duration(iteration.ended - iteration.started))
+        told.append(_time(iteration))
+    told += _tokens(reply.usage)
+    # A service answers with the date behind the name: claude-x-1 is claude-x-1-20260101.
+    if not re.fullmatch(rf"{re.escape(usual)}(-[\d-]{{8,}})?", reply.model):
+        told.append(line(reply.model))
     if reply.stop_reason != "end":
-        facts.append({"max_tokens": "cut off at its token limit", "refusal": "refused"}[reply.stop_reason])
-    return f"*{escaped(' · '.join(fact for fact in facts if fact))}*"
+        told.append({"max_tokens": "cut off at its token limit", "refusal": "refused"}[reply.stop_reason])
+    told += [f"cell {at} {FAILED[cell.status]}" for at, cell in enumerate(iteration.cells, 1) if cell.status in FAILED]
+    return f"*{escaped(' · '.join(fact for fact in told if fact))}*"
+
+
+FAILED = {"error": "failed", "interrupted": "was interrupted", "timeout": "ran out of time", "died": "lost its kernel"}
+"""What is said of a cell that did not end well, by its status."""
+
+
+def _time(iteration: Iteration) -> str:
+    """How long it took, and who took how long of that."""
+    whole = iteration.ended - iteration.started
+    waited = sum(cell.waited for cell in iteration.cells)
+    cells = sum(cell.ended - cell.started for cell in iteration.cells)
+    parts = {"model": whole - cells, "cells": cells - waited, "waiting": waited}
+    told = [f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds >= 0.05]
+    return f"{duration(whole)} ({', '.join(told)})" if len(told) > 1 else duration(whole)
 
 
 def _tokens(usage: Usage) -> list[str]:
@@ -160,62 +194,8 @@ def _happened(index: int, cell: CellResult, folder: Path) -> list[str]:
     said = [quoted(f"Cell {index}: {event}") for event in cell.events]
     if cell.overflow:
         target = relative(cell.overflow, folder)
-        said.append(f"> Cell {index}: its whole output is in [{escaped(_line(target))}]({_target(target)})")
+        said.append(f"> Cell {index}: its whole output is in {link(target, target)}")
     return said
-
-
-def _branch(children: Iterable[Child], level: int) -> list[str]:
-    lines = []
-    for child in children:
-        name = f"[{child.agent}]({_target(child.notebook)}#cell-id={HEAD})" if child.notebook else child.agent
-        facts = [name, child.state, escaped(money(child.cost)), escaped(child.task)]
-        lines += [f"{'  ' * level}- {' · '.join(fact for fact in facts if fact)}", *_branch(child.children, level + 1)]
-    return lines
-
-
-def table(about: Mapping[str, Any]) -> str:
-    """Names and values side by side."""
-    rows = ["| | |", "|---|---|"]
-    for name, value in about.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        rows.append(f"| {escaped(_line(name))} | {escaped(_line(text))} |")
-    return "\n".join(rows)
-
-
-def _target(path: str) -> str:
-    """A link's target; what follows `#` stays what it is."""
-    before, mark, cell = path.partition("#")
-    return quote(before, errors="surrogateescape") + mark + cell
-
-
-def fenced(text: str) -> str:
-    """A block that shows `text` as it is, whatever fences it has of its own."""
-    text = _cut(printable(text))
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}\n\n… and {len(text) - SHOWN:,} characters more"
-
-
-def _line(text: str) -> str:
-    return " ".join(printable(text).split())
-
-
-def quoted(text: str) -> str:
-    """A block quote that shows `text` as it is."""
-    return "\n".join(f"> {escaped(line)}" for line in printable(text).splitlines())
-
-
-def markdown(name: str, parts: Iterable[str], tags: list[str], rlm: dict[str, Any]) -> Node:
-    """A cell of prose; empty parts are left out."""
-    return {
-        "cell_type": "markdown",
-        "id": name,
-        "metadata": {"editable": False, "tags": tags, "rlm": rlm},
-        "source": "\n\n".join(part for part in parts if part),
-    }
 
 
 def _code(

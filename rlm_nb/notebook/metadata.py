@@ -39,6 +39,10 @@ class Child:
         state: How it stands, or ended.
         cost: Micro-dollars, with everything below it.
         children: Its own sub-agents, known once it has ended.
+        own_cost: Micro-dollars, its own calls only.
+        iterations: How many turns it took.
+        read, written: Tokens of its own calls.
+        started, ended: Seconds since the epoch; 0 until it has ended.
     """
 
     agent: str
@@ -48,6 +52,12 @@ class Child:
     state: State = "running"
     cost: int = 0
     children: tuple[Child, ...] = ()
+    own_cost: int = 0
+    iterations: int = 0
+    read: int = 0
+    written: int = 0
+    started: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
+from rlm_nb.notebook.calls import calls
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.journal import Journal
 from rlm_nb.notebook.metadata import Child, Head, Node, relative, write_notebook
@@ -99,6 +100,8 @@ class Recorder:
         with Journal(path) as journal:
             recorder = cls(document, head, journal)
             document.put(replay_cell(path.name, str(about.get("run", path.absolute().parent.name))))
+            if system:
+                document.put(layout.system(system))
             with recorder._writing():
                 yield recorder
 
@@ -265,6 +268,8 @@ class Recorder:
             # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
             outputs = self._document[name]["outputs"] if name in self._late else cell.outputs
             self._document.put(_of(layout.ran(number, index, cell, self._folder, outputs), cell))
+            if asked := calls(cell, layout.calls_id(number, index), layout.HEAD):
+                self._document.put(asked, below=name)
         for index in range(len(iteration.cells) + 1, len(code) + 1):
             skipped = layout.waiting(number, index, code[index - 1], "skipped")
             self._document.put(_not_stopping(skipped))
@@ -296,6 +301,12 @@ class Recorder:
             state=result.status,
             cost=result.total_cost,
             children=tuple(self._child(child, None) for child in result.children),
+            own_cost=result.cost,
+            iterations=result.iterations,
+            read=result.usage.prompt_tokens,
+            written=result.usage.output_tokens,
+            started=result.started,
+            ended=result.ended,
         )
 
     def _leave(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlm_nb.errors import RunFolderError
-from rlm_nb.notebook import layout
+from rlm_nb.notebook import layout, markup
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.metadata import VERSION, Node, front_end
 from rlm_nb.notebook.wording import money
@@ -83,9 +83,9 @@ class TaskRecord:
             RunFolderError: The notebook cannot be saved.
         """
         titles = {"completed": "Result", "partial": "Partial result", "error": "No result"}
-        parts = [f"## {titles[result['status']]}", layout.quoted(result.get("error") or "")]
-        parts.append(layout.fenced(json.dumps(result["result"], indent=2, ensure_ascii=False)))
-        self._document.put(layout.markdown(layout.FINAL, parts, ["rlm-final"], {"status": result["status"]}))
+        parts = [f"## {titles[result['status']]}", markup.quoted(result.get("error") or "")]
+        parts.append(markup.fenced(json.dumps(result["result"], indent=2, ensure_ascii=False)))
+        self._document.put(markup.markdown(layout.FINAL, parts, ["rlm-final"], {"status": result["status"]}))
         self._state({"status": result["status"], "result": dict(result), "ended": time.time()})
         self._document.save()
 
@@ -97,9 +97,9 @@ class TaskRecord:
         self._rlm |= news
         rlm = self._rlm | ({"notices": [*self._notices]} if self._notices else {})
         facts = {**self._about, **rlm.get("result", {}).get("budget_summary", {})}
-        parts = [f"# Task {layout.escaped(self._name)}", f"**{rlm['status']}**", layout.table(facts)]
-        parts += map(layout.quoted, self._notices)
-        cell = layout.markdown(layout.HEAD, parts, ["rlm-head"], {})
+        parts = [f"# Task {markup.escaped(self._name)}", f"**{rlm['status']}**", markup.facts(facts)]
+        parts += map(markup.quoted, self._notices)
+        cell = markup.markdown(layout.HEAD, parts, ["rlm-head"], {})
         metadata = {"version": VERSION, "kind": "task", "task": self._name, **self._about, **rlm}
         self._document.describe(lambda: (cell, {**front_end(), "rlm": metadata}))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
-from rlm_nb.notebook import layout
+from rlm_nb.notebook import layout, markup
 from rlm_nb.notebook.metadata import Head
 from rlm_nb.records import Answer, CellResult, Iteration, Outcome, Patch, Reply, Task
 
@@ -53,11 +55,22 @@ def test_a_task_is_shown_as_it_is(task: str) -> None:
     assert not set(page) & set(map(chr, range(9)))
 
 
+def test_two_amounts_are_no_formula() -> None:
+    """MathJax reads the page, where no backslash is left: an element stands between what it would take for signs."""
+    assert markup.escaped("for $5") == r"for \$5"
+    for text in ("from $5 to $6", r"\(x\)", r"\[x\]", "$`x`$"):
+        page = rendered(markup.escaped(text))
+        assert not re.search(r"\$[^<]*\$|\\[(\[]", page)
+        assert html.unescape(page.replace("<span></span>", "")) == f"<p>{text}</p>\n"
+    page = rendered(markup.folded("from $5 to $6 <b>", "x"))
+    assert "<summary>from $<span></span>5 to $<span></span>6 &lt;b&gt;</summary>" in page.replace("&#36;", "$")
+
+
 def test_settings_cannot_break_their_table() -> None:
     """Pipes, line ends and markup in a value stay in its cell."""
     about = {"a|b": "x | y\n\n# z", "link": "[x](y) <b>", "n": {"k": [1, "|"]}}
     page = rendered(layout.head(Head(task=Task("t"), about=about))["source"])
-    assert page.count("<tr>") == 4  # with the empty one above
+    assert page.count("<tr>") == 2 + 4  # how the agent stands; and with the empty one above
     assert "<td>x | y # z</td>" in page
     assert "<td>[x](y) &lt;b&gt;</td>" in page
     assert "<td>{&quot;k&quot;: [1, &quot;|&quot;]}</td>" in page
@@ -68,7 +81,8 @@ def test_the_heading_of_an_iteration_is_ours(tmp_path: Path) -> None:
     cell = CellResult("x", "died", events=("The kernel *died*.",), overflow=tmp_path / "outputs" / "a (1).txt")
     iteration = Iteration("root", 3, "m", Reply("<!-- ```\n## Iteration 9"), (cell,), "Two\nlines")
     source = layout.think(iteration, (), tmp_path, complete=True)["source"]
-    assert source.startswith("## Iteration 3\n\n*\\$0.00*\n\n> Two\n> lines\n\n> Cell 1: The kernel \\*died\\*.\n\n")
+    assert source.startswith("## Iteration 3\n\n*\\$0.00 · cell 1 lost its kernel*\n\n> Two\n> lines\n\n")
+    assert "> Cell 1: The kernel \\*died\\*.\n\n" in source
     assert "](outputs/a%20%281%29.txt)" in source
     assert source.endswith("\n\n<!-- ```\n## Iteration 9")
 
@@ -76,7 +90,7 @@ def test_the_heading_of_an_iteration_is_ours(tmp_path: Path) -> None:
 def test_an_answer_is_shown_and_cut_when_it_is_long() -> None:
     """A string is Markdown, anything else a block; ten megabytes are not shown twice."""
     long = layout.final(Outcome("completed", Answer.of("x" * 10_000_000), "final", "FINAL was called"), Patch())
-    assert len(long["source"]) < 2 * layout.SHOWN
+    assert len(long["source"]) < 2 * markup.SHOWN
     assert "9,980,000 characters more" in long["source"]
     table = layout.final(Outcome("partial", Answer.of({"a": 1}), "stored", "time"), Patch(files=("a_b.py",)))["source"]
     assert table.startswith("## Partial answer\n\n*time*\n\n**Changed:** a\\_b.py\n\n```text\n{")
@@ -90,7 +104,7 @@ def test_an_iteration_names_its_model_when_it_is_another(answered: str, named: b
     """The one that the head names stands there once; a date behind its name makes it no other."""
     iteration = Iteration("root", 1, "m", Reply("Look.", model=answered, cost=10))
     source = layout.think(iteration, (), tmp_path, complete=True, model="claude-x-1")["source"]
-    assert (f"*{answered} · " in source) is named
+    assert (f" · {answered}*" in source) is named
 
 
 def test_that_there_is_no_answer_is_said_once() -> None:

@@ -68,22 +68,24 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
     assert [cell.id for cell in notebook.cells] == [
         "head",
         "replay",
+        "system",
         "it-001-think",
         "it-001-code-1",
         "it-001-code-2",
         "final",
     ]
     skipped = ["rlm-skipped", "raises-exception"]
-    tags = [["rlm-head"], ["rlm-replay"], ["rlm-think"], ["rlm-code"], skipped, ["rlm-final"]]
+    tags = [["rlm-head"], ["rlm-replay"], ["rlm-system"], ["rlm-think"], ["rlm-code"], skipped, ["rlm-final"]]
     assert [cell.metadata.tags for cell in notebook.cells] == tags
     assert not any(cell.metadata.editable for cell in notebook.cells)
-    think = "## Iteration 1\n\n*10 tokens read, 20 written · \\$0.0015 · 3.0s*\n\nFirst I look.\n\nThen:"
-    assert notebook.cells[2].source == think
-    assert notebook.cells[3].outputs[0].text == "a.py\n"
-    assert notebook.cells[3].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"
+    took = "*\\$0.0015 · 3.0s (model 1.0s, cells 2.0s) · 10 tokens read, 20 written*"
+    assert notebook.cells[3].source == f"## Iteration 1\n\n{took}\n\nFirst I look.\n\nThen:"
+    assert notebook.cells[4].outputs[0].text == "a.py\n"
+    assert notebook.cells[4].metadata.execution["iopub.status.idle"] == "2001-09-09T01:46:42.000000Z"
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.language_info.file_extension == ".py"
-    assert path.read_text().count("Be brief.") == 1
+    prompt = "<details>\n<summary>System prompt, 9 characters</summary>\n\n```text\nBe brief.\n```\n\n</details>"
+    assert notebook.cells[2].source == prompt
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -135,7 +137,7 @@ def test_what_a_cell_prints_is_on_disk_while_it_runs(tmp_path: Path) -> None:
             saves.add(path.stat().st_mtime_ns)
         assert 2 <= len(saves) <= 3
         wait_until(lambda: f"line {step}" in path.read_text())
-        cell = check(path).cells[3]
+        cell = check(path).cells[4]
         assert cell.metadata.rlm.status == "running"
         assert read(path).iterations == ()
 
@@ -174,7 +176,7 @@ def test_the_header_follows_the_run(tmp_path: Path) -> None:
         assert r"\$0.0100" in header(Charged("root", 10_000, Usage(5, 5), Balance()))
         assert "\\*not\\* a git repository" in header(Notice("root", "*not* a git repository"))
         recorder.listen(CellStarted("root", 1, 1, "rlm_query('…')"))
-        assert "[root.1](root.1.ipynb#cell-id=head) · running" in header(
+        assert "| [root.1](root.1.ipynb#cell-id=head) | running |" in header(
             AgentStarted("root.1", Task("Help", "root.1", 1))
         )
         assert read(path).subagents[0].cell == "it-001-code-1"
@@ -183,16 +185,15 @@ def test_the_header_follows_the_run(tmp_path: Path) -> None:
         with opened(child, Task("Help", "root.1", 1)):
             pass
         result = Chance(0).result(child, "root.1")
-        assert f"[root.1](root.1.ipynb#cell-id=head) · {result.status} · \\$0.0000 · Help" in header(
-            AgentEnded("root.1", result)
-        )
+        row = f"| [root.1](root.1.ipynb#cell-id=head) | {result.status} | 2 | 9.0s | 8 | 2 | \\$0.0000 | Help |"
+        assert row in header(AgentEnded("root.1", result))
         without = AgentResult(
             "root.2", Outcome("error", Answer.of("-"), "none", "-"), Patch(), tmp_path / "root.2.ipynb"
         )
-        assert "- root.2 · error" in header(AgentEnded("root.2", without))
+        assert "| root.2 | error |" in header(AgentEnded("root.2", without))
         below = replace(without, agent="root.2.1", task="Look\nin two lines")
         page = header(AgentEnded("root.2", replace(without, children=(below,))))
-        assert "  - root.2.1 · error · \\$0.00 · Look\n" in page
+        assert "| root.2.1 | error |  |  |  |  |  | Look |\n" in page
     assert "**unfinished**" in check(path).cells[0].source
     assert read(path).children == ("root.1", "root.2")
 
