@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from rlm_nb.notebook.metadata import (
     write_iteration,
     write_result,
 )
+from rlm_nb.notebook.timeline import size
 from rlm_nb.notebook.wording import duration, first_line, money, plural, printable
 from rlm_nb.records import CellResult, Iteration, Outcome, Output, Patch, Usage
 
-HEAD, SYSTEM, FINAL = "head", "system", "final"
+HEAD, SYSTEM, TIMELINE, FINAL = "head", "system", "timeline", "final"
 
 
 def think_id(number: int) -> str:
@@ -55,6 +57,31 @@ def head(head: Head) -> Node:
 def system(text: str) -> Node:
     """The system prompt, folded away."""
     return markdown(SYSTEM, [folded(f"System prompt, {len(text):,} characters", fenced(text))], ["rlm-system"], {})
+
+
+def timeline(picture: bytes, why: str) -> Node:
+    """The picture of the run below its table, as the output of a cell that draws it anew; or why there is none."""
+    if why:
+        return markdown(TIMELINE, [f"*{escaped(why)}*"], ["rlm-timeline"], {})
+    return {
+        "cell_type": "code",
+        "id": TIMELINE,
+        "metadata": {
+            "editable": False,
+            "tags": ["rlm-timeline", "raises-exception"],  # run elsewhere, or without matplotlib, it stops nobody
+            "rlm": {},
+            "jupyter": {"source_hidden": True},
+        },
+        "source": "from rlm_nb.notebook.timeline import show\n\nshow()  # from the notebooks in this folder",
+        "outputs": [
+            {
+                "output_type": "display_data",
+                "data": {"image/png": b64encode(picture).decode(), "text/plain": "A timeline of the agents"},
+                "metadata": {"image/png": size(picture)},
+            }
+        ],
+        "execution_count": None,
+    }
 
 
 def think(iteration: Iteration, code: Sequence[str], folder: Path, *, complete: bool, model: str = "") -> Node:

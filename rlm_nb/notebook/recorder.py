@@ -18,6 +18,7 @@ from rlm_nb.notebook.journal import Journal
 from rlm_nb.notebook.metadata import Child, Head, Node, relative, write_notebook
 from rlm_nb.notebook.reader import read, read_cells
 from rlm_nb.notebook.replay_cell import replay_cell
+from rlm_nb.notebook.timeline import drawn
 from rlm_nb.notebook.wording import first_line
 from rlm_nb.records import (
     JSON,
@@ -43,6 +44,10 @@ from rlm_nb.records import (
 
 NOTICES = 100
 """How many notices a notebook keeps, the latest."""
+
+
+SHORTEST = 5.0
+"""Seconds of the shortest run whose timeline is drawn at its end; `rlm-nb report` draws any."""
 
 
 class Recorder:
@@ -218,6 +223,10 @@ class Recorder:
         self._document.save()
         if not result.outcome.stopped:
             self._journal.clear()
+        if self._head.task.depth == 0 and result.children and result.ended - result.started >= SHORTEST:
+            # The answer is on disk by now. It takes a second, which a run that was shorter than a few is not worth.
+            self._document.put(layout.timeline(*drawn(self._folder)), below=layout.HEAD)
+            self._document.save()
 
     def _record(self, event: Event) -> None:
         before = self._head

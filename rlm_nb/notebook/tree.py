@@ -66,6 +66,12 @@ def tree(run_folder: Path) -> Node:
     return _node("root", below, run_folder)
 
 
+def agents(run_folder: Path) -> list[Path]:
+    """The notebooks of a run's agents, in the order of the tree; nobody has read them yet."""
+    found = [path for path in run_folder.glob("*.ipynb") if _AGENT.fullmatch(path.stem)]
+    return sorted(found, key=lambda path: _in_order(path.stem))
+
+
 _AGENT = re.compile(r"root(\.[1-9][0-9]{0,8})*")
 
 
