@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlm_nb.config import Config
 from rlm_nb.errors import CancelledError, RunFolderError
@@ -24,6 +24,9 @@ VERSION = 1
 
 LARGEST = 1 << 30
 """Bytes of a run.json; no answer is longer."""
+
+MOST = 1e15
+"""No number of a run.json comes near it: not the seconds since the epoch, nor dollars."""
 
 ATTEMPTS = 100
 """Names that are tried for a run before we believe that something else is wrong."""
@@ -150,6 +153,87 @@ def state_of(folder: Path) -> State:
         return State(str(state["task"]), context, state["start"], str(state["status"]), how.rstrip("."))
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What the run.json of a run says of it, for people who look for one.
+
+    Args:
+        id: The run's name.
+        kind: What ran.
+        task: What was asked, or the name of the bounded task.
+        status: `completed`, `partial`, `error`; `running`, or `killed` when nobody is left to end it.
+        started, ended: Seconds since the epoch; `ended` is 0 when nobody knows.
+        cost: US dollars, of everything; `None` when nobody knows.
+        agents: How many took part; 0 when nobody knows.
+        stop_reason: Why it ended, in a sentence.
+        model, repository, commit: What it worked with; empty for a bounded task.
+        answer: The answer, as `FINAL` was given it; `None` when there is none.
+    """
+
+    id: str
+    kind: Literal["run", "task"]
+    task: str
+    status: str
+    started: float
+    ended: float
+    cost: float | None
+    agents: int
+    stop_reason: str
+    model: str
+    repository: str
+    commit: str
+    answer: JSON
+
+
+def summary(folder: Path) -> Summary:
+    """What there is to say about a run at a glance, whether it has ended or not.
+
+    Raises:
+        RunFolderError: The folder has no run.json that says it.
+    """
+    with _state(folder) as state:
+        status = str(state["status"])
+        running = status == "running" and "ended" not in state
+        if running and state["pid_world"] == world() and not is_alive(state["pid"], state["pid_started"]):
+            status = "killed"
+        kind: Literal["run", "task"] = "task" if state.get("kind") == "task" else "run"
+        cost = state.get("total_cost")
+        if kind == "task" and not running:
+            cost = _task_cost(folder)
+        return Summary(
+            id=folder.absolute().name,
+            kind=kind,
+            task=str(state["task"]),
+            status=status,
+            started=_number(state["started"]),
+            ended=_number(state.get("ended", 0)),
+            cost=None if cost is None else _number(cost),
+            agents=1 + _below(state["children"]) if "children" in state else 0,
+            stop_reason=str(state.get("stop_reason") or ""),
+            model=str(state.get("model") or ""),
+            repository=str(state.get("repository") or ""),
+            commit=str(state.get("commit") or ""),
+            answer=state.get("answer"),
+        )
+
+
+def _task_cost(folder: Path) -> float | None:
+    """What the result of a bounded task says that it cost."""
+    with suppress(RunFolderError), _state(folder, "result.json") as result:
+        return _number(result["budget_summary"]["total_cost_usd"])
+    return None
+
+
+def _number(value: JSON) -> float:
+    if type(value) not in (int, float) or not abs(value) < MOST:  # NaN is not either
+        raise ValueError("a number is none")
+    return float(value)
+
+
+def _below(children: JSON) -> int:
+    return sum(1 + _below(child["children"]) for child in children)
+
+
 def where_edits_belong(folder: Path) -> Home:
     """What a run worked on.
 
@@ -169,9 +253,9 @@ def where_edits_belong(folder: Path) -> Home:
 
 
 @contextmanager
-def _state(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the run.json of a run says; what the block does not find in it is said to be missing."""
-    path = folder / "run.json"
+def _state(folder: Path, name: str = "run.json") -> Iterator[dict[str, Any]]:
+    """What the run.json of a run says, or another file; what the block does not find in it is said to be missing."""
+    path = folder / name
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:  # opening a pipe would wait for whoever writes into it
             raise RunFolderError(f"{path} is not there, or is no file")

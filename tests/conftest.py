@@ -138,7 +138,7 @@ def _alive_after(before: set[int], marks: tuple[str, ...]) -> list[psutil.Proces
     for pid in set(psutil.pids()) - before:
         try:
             process = psutil.Process(pid)
-            if (pid in family or _mentions(process, marks)) and not _is_pythons_own(process):
+            if (pid in family or _mentions(process, marks)) and not _is_somebody_elses(process):
                 new.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -154,9 +154,12 @@ def _mentions(process: psutil.Process, marks: tuple[str, ...]) -> bool:
     return any(mark in text for mark in marks for text in known)
 
 
-def _is_pythons_own(process: psutil.Process) -> bool:
-    """multiprocessing starts one tracker for the whole life of the test process."""
-    return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
+def _is_somebody_elses(process: psutil.Process) -> bool:
+    """multiprocessing starts one tracker for the whole life of the test process; a browser that several tests use
+    starts and ends its renderers as it likes, and they end with it."""
+    command = process.cmdline() or [""]
+    tracks = any("multiprocessing.resource_tracker" in part for part in command)
+    return tracks or ("chrom" in command[0] and any(part.startswith("--type=") for part in command[1:]))
 
 
 def _describe(process: psutil.Process) -> str:

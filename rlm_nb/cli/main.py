@@ -33,6 +33,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
     from rlm_nb.cli.replay import replay
+    from rlm_nb.cli.report import report
     from rlm_nb.cli.resume import resume
     from rlm_nb.cli.run import EXIT_CODES, run
     from rlm_nb.cli.step import step
@@ -60,6 +61,7 @@ def app() -> typer.Typer:
     commands.command(epilog=EXIT_CODES)(fork)
     commands.command()(replay)
     commands.command()(tree)
+    commands.command()(report)
     commands.command()(diff)
     commands.command()(apply)
     commands.command()(clean)

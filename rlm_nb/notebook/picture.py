@@ -89,4 +89,4 @@ def draw(agents: Sequence[Row], file: IO[bytes], form: Literal["png", "svg"] = "
 
 
 if __name__ == "__main__":
-    draw([Row(**row) for row in json.load(sys.stdin)], sys.stdout.buffer)
+    draw([Row(**row) for row in json.load(sys.stdin)], sys.stdout.buffer, "svg" if sys.argv[1:] == ["svg"] else "png")

@@ -91,7 +91,17 @@ def read_task(path: Path) -> RecordedTask:
 
 def _record(path: Path) -> tuple[dict[str, Any], list[Node]]:
     """What the notebook's metadata says, and its cells."""
-    data = _bytes(path)
+    notebook = load(path)
+    return notebook["metadata"]["rlm"], notebook["cells"]
+
+
+def load(path: Path, largest: int = LARGEST) -> dict[str, Any]:
+    """A notebook that rlm-nb recorded, of an agent or a task, as plain values in nbformat's form, and valid.
+
+    Raises:
+        NotebookError: As `read`; or it has more than `largest` bytes.
+    """
+    data = _bytes(path, largest)
     try:
         notebook = _notebook(path, data)
         rlm = notebook["metadata"].get("rlm")
@@ -101,7 +111,7 @@ def _record(path: Path) -> tuple[dict[str, Any], list[Node]]:
             raise NotebookError(f"{path}: was recorded by a newer version of rlm-nb; update it")
     except DAMAGE as error:
         raise NotebookError(f"{path}: is damaged: {error}") from error
-    return rlm, notebook["cells"]
+    return notebook
 
 
 @contextmanager
@@ -159,12 +169,12 @@ def _task_types() -> TypeAdapter[RecordedTask]:
     return TypeAdapter(RecordedTask)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, largest: int = LARGEST) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise NotebookError(f"{path}: is no file")  # reading a pipe would wait for whoever writes into it
-        if status.st_size > LARGEST:
+        if status.st_size > largest:
             raise NotebookError(f"{path}: is too large to be read: {status.st_size:,} bytes")
         return path.read_bytes()
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlm_nb.errors import NotebookError
 from rlm_nb.notebook.picture import Row
@@ -35,15 +35,21 @@ LARGEST = 16 * 1024 * 1024
 WITHOUT = "There is no timeline: it takes matplotlib, which `pip install 'rlm-nb[report]'` brings."
 
 
-def drawn(run_folder: Path) -> tuple[bytes, str]:
-    """The picture of a run as a PNG, drawn in a process of its own; or nothing, and a sentence that says why."""
+def drawn(run_folder: Path, form: Literal["png", "svg"] = "png", reading: float = READING) -> tuple[bytes, str]:
+    """The picture of a run, drawn in a process of its own; or nothing, and a sentence that says why.
+
+    Args:
+        run_folder: Where its notebooks are.
+        form: What kind of picture.
+        reading: Seconds after which no further notebook is read.
+    """
     if find_spec("matplotlib") is None:
         return b"", WITHOUT
-    command = [sys.executable, "-I", "-m", "rlm_nb.notebook.picture"]
+    command = [sys.executable, "-I", "-m", "rlm_nb.notebook.picture", form]
     try:
         with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as process:
             try:  # matplotlib is imported there while the notebooks are read here
-                found = [asdict(row) for row in rows(run_folder, READING)]
+                found = [asdict(row) for row in rows(run_folder, reading)]
                 if not found:
                     return b"", "There is no timeline: no notebook could be read in time."
                 picture, said = process.communicate(json.dumps(found).encode(), PATIENCE)
@@ -75,7 +81,7 @@ def size(picture: bytes) -> dict[str, int]:
     return {"width": width * 2 // 3, "height": height * 2 // 3}
 
 
-def rows(run_folder: Path, seconds: float = 60.0) -> list[Row]:
+def rows(run_folder: Path, seconds: float = READING) -> list[Row]:
     """Every agent whose notebook can be read, and soon, in the order of the tree."""
     end = time.monotonic() + seconds
     found = []
