@@ -16,6 +16,7 @@ from rlm_nb.notebook.calls import calls
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.journal import Journal
 from rlm_nb.notebook.metadata import Child, Head, Node, relative, write_notebook
+from rlm_nb.notebook.names import place
 from rlm_nb.notebook.reader import read, read_cells
 from rlm_nb.notebook.replay_cell import replay_cell
 from rlm_nb.notebook.timeline import drawn
@@ -215,7 +216,7 @@ class Recorder:
                 total_cost=result.total_cost,
                 usage=result.usage,
                 turn=result.iterations,
-                subagents=tuple(sorted((*started, *known.values()), key=_place)),
+                subagents=tuple(sorted((*started, *known.values()), key=lambda child: place(child.agent))),
                 ended=result.ended,
             )
             self._document.put(layout.final(result.outcome, result.patch))
@@ -297,7 +298,7 @@ class Recorder:
             known[event.agent] = Child(event.agent, task, self._running or None, f"{event.agent}.ipynb")
         else:
             known[event.agent] = self._child(event.result, known.get(event.agent))
-        self._head = replace(self._head, subagents=tuple(sorted(known.values(), key=_place)))
+        self._head = replace(self._head, subagents=tuple(sorted(known.values(), key=lambda child: place(child.agent))))
         self._state_head()
 
     def _child(self, result: AgentResult, known: Child | None) -> Child:
@@ -350,8 +351,3 @@ def _tagged(node: Node, tag: str) -> Node:
 def _may_go_on(iteration: Iteration) -> bool:
     """Whether its last cell was stopped with the run, and is run again when that goes on."""
     return bool(iteration.cells) and iteration.cells[-1].status == "interrupted"
-
-
-def _place(child: Child) -> list[int]:
-    """Where a sub-agent stands among its siblings: root.2 before root.10."""
-    return [int(number) for number in child.agent.split(".")[1:]]

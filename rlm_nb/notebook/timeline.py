@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rlm_nb.errors import NotebookError
+from rlm_nb.notebook.names import notebooks
 from rlm_nb.notebook.picture import Row
 from rlm_nb.notebook.reader import read
-from rlm_nb.notebook.tree import agents
 from rlm_nb.records import Iteration
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def rows(run_folder: Path, seconds: float = READING) -> list[Row]:
     """Every agent whose notebook can be read, and soon, in the order of the tree."""
     end = time.monotonic() + seconds
     found = []
-    for path in agents(run_folder):
+    for path in notebooks(run_folder):
         if time.monotonic() > end:
             break
         try:

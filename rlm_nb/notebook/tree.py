@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlm_nb.errors import NotebookError
+from rlm_nb.notebook.names import AGENT, place
 from rlm_nb.notebook.reader import read, read_task
 from rlm_nb.notebook.wording import duration, first_line, money, plural
 from rlm_nb.records import Status
@@ -56,7 +56,7 @@ def tree(run_folder: Path) -> Node:
     below: dict[str, set[str]] = {}
     for path in run_folder.glob("*.ipynb"):
         agent = path.stem
-        while _AGENT.fullmatch(agent) and agent not in below.get(parent := agent.rpartition(".")[0], ()):
+        while AGENT.fullmatch(agent) and agent not in below.get(parent := agent.rpartition(".")[0], ()):
             below.setdefault(parent, set()).add(agent)
             agent = parent
     if not below and (task := run_folder / "task.ipynb").exists():
@@ -64,15 +64,6 @@ def tree(run_folder: Path) -> Node:
     if not below:
         raise NotebookError(f"{run_folder}: there is no run here (no root.ipynb)")
     return _node("root", below, run_folder)
-
-
-def agents(run_folder: Path) -> list[Path]:
-    """The notebooks of a run's agents, in the order of the tree; nobody has read them yet."""
-    found = [path for path in run_folder.glob("*.ipynb") if _AGENT.fullmatch(path.stem)]
-    return sorted(found, key=lambda path: _in_order(path.stem))
-
-
-_AGENT = re.compile(r"root(\.[1-9][0-9]{0,8})*")
 
 
 def everyone(node: Node) -> Iterator[Node]:
@@ -113,7 +104,7 @@ def _node(agent: str, below: Mapping[str, set[str]], folder: Path) -> Node:
     except (NotebookError, OSError) as error:
         fault = first_line(str(error).removeprefix(f"{path}: "))
         return Node(agent, path, "damaged", fault=fault, children=_children(found, below, folder))
-    named = {name for name in recorded.children if _AGENT.fullmatch(name) and name.rpartition(".")[0] == agent}
+    named = {name for name in recorded.children if AGENT.fullmatch(name) and name.rpartition(".")[0] == agent}
     return Node(
         agent,
         path,
@@ -141,11 +132,7 @@ def _task(path: Path) -> Node:
 
 
 def _children(names: set[str], below: Mapping[str, set[str]], folder: Path) -> tuple[Node, ...]:
-    return tuple(_node(name, below, folder) for name in sorted(names, key=_in_order))
-
-
-def _in_order(agent: str) -> list[int]:
-    return [int(part) for part in agent.split(".")[1:]]
+    return tuple(_node(name, below, folder) for name in sorted(names, key=place))
 
 
 def _lines(node: Node, first: str, rest: str) -> Iterator[str]:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from rlm_nb.errors import NotebookError, RunFolderError
+from rlm_nb.lean import nbformat
 from rlm_nb.notebook.metadata import Recorded
 from rlm_nb.notebook.reader import load, read
 from rlm_nb.notebook.timeline import drawn
-from rlm_nb.notebook.tree import Node, tree
+from rlm_nb.notebook.tree import Node, everyone, tree
 from rlm_nb.notebook.wording import duration, first_line, headline, money, plural, printable
 from rlm_nb.records import Answer
 from rlm_nb.report import inert
@@ -105,7 +104,7 @@ def _prepare(into: Path) -> None:
 def _agents(run_folder: Path, into: Path, faults: list[str]) -> tuple[list[Path], dict[str, Any]]:
     """The pages of a tree of agents, and what the first page says about them."""
     root = tree(run_folder)
-    agents = [_read(node) for node in _everyone(root)]
+    agents = [_read(node) for node in everyone(root)]
     faults += [f"{agent.node.notebook}: {agent.node.fault}" for agent in agents if agent.node.fault]
     copied = _copied(run_folder / "outputs", into / "outputs", faults)
     names = ["index.html", *(agent.page for agent in agents if agent.page), *copied]
@@ -175,12 +174,6 @@ def _read(node: Node) -> _Agent:
         return _Agent(node, read(node.notebook), f"{node.agent}.html")
     except NotebookError:  # it was whole a moment ago
         return _Agent(node, None, None)
-
-
-def _everyone(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.children:
-        yield from _everyone(child)
 
 
 def _row(agent: _Agent) -> dict[str, Any]:

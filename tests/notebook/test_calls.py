@@ -72,9 +72,9 @@ def test_it_stands_below_its_cell(tmp_path: Path) -> None:
     with opened(path) as recorder:
         _record(recorder, iteration)
     notebook = check(path)
-    names = ["head", "system", "it-001-think", "it-001-code-1", "it-001-calls-1", "it-001-code-2", "it-001-calls-2"]
-    assert [cell.id for cell in notebook.cells] == names
-    assert notebook.cells[4].metadata.tags == ["rlm-calls"]
+    names = ["it-001-think", "it-001-code-1", "it-001-calls-1", "it-001-code-2", "it-001-calls-2"]
+    assert [cell.id for cell in notebook.cells][3:] == names
+    assert notebook.cells[5].metadata.tags == ["rlm-calls"]
     assert read(path).iterations == (iteration,)
 
 

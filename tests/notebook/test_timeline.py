@@ -89,7 +89,7 @@ def test_a_run_that_took_a_while_has_its_timeline_on_top(tmp_path: Path) -> None
         began = time.time()
         recorder.finish(replace(Chance(0).result(path), children=(child,), started=began, ended=began + 9))
     cells = check(path).cells
-    assert [cell.id for cell in cells] == ["head", "timeline", "system", "final"]
+    assert [cell.id for cell in cells] == ["head", "timeline", "replay", "system", "final"]
     (output,) = cells[1].outputs
     assert base64.b64decode(output.data["image/png"]).startswith(PNG)
     assert cells[1].metadata.jupyter == {"source_hidden": True}
