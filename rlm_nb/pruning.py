@@ -200,12 +200,14 @@ def _cut(cell: Node, place: Place) -> Node | None:
     """A cell as it was at that moment; `None` for one that was not there yet."""
     rlm: dict[str, Any] = cell["metadata"].get("rlm", {})
     number, index = rlm.get("number", 0), rlm.get("index", 0)
-    if cell["id"] == layout.FINAL or number > place.iteration + (place.cell > 0):
+    if cell["id"] in (layout.FINAL, layout.TIMELINE) or number > place.iteration + (place.cell > 0):
         return None
     if number <= place.iteration or 0 < index < place.cell:
         return cell
     if not index:
         return {**cell, "metadata": {**cell["metadata"], "rlm": {**rlm, "complete": False}}}
+    if cell["cell_type"] != "code":
+        return None  # what a cell asked is told when it has ended
     return layout.waiting(number, index, cell["source"], "running" if index == place.cell else "pending")
 
 

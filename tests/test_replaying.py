@@ -168,7 +168,7 @@ def test_the_command_shows_what_is_other(by_chance: Path, tmp_path: Path) -> Non
     assert shown.returncode == 0, shown.stderr
     assert "root: 2 cells ran again, 1 came out otherwise" in shown.stderr
     assert "it-001-code-1: the cell put out something else than what was shown then." in shown.stderr
-    assert len(re.findall(r"/cells/3/outputs/0", shown.stdout)) >= 1
+    assert len(re.findall(r"/cells/4/outputs/0", shown.stdout)) >= 1
     assert len(re.findall(r"^[-+] +0\.\d+$", shown.stdout, re.MULTILINE)) == 2
     assert replay("--check").returncode == 1
     assert "no notebook of an agent 7" in replay("--agent", "7").stderr

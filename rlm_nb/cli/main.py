@@ -32,10 +32,12 @@ def app() -> typer.Typer:
     from rlm_nb.cli.doctor import doctor
     from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
+    from rlm_nb.cli.list_runs import runs
     from rlm_nb.cli.replay import replay
     from rlm_nb.cli.report import report
     from rlm_nb.cli.resume import resume
     from rlm_nb.cli.run import EXIT_CODES, run
+    from rlm_nb.cli.show import show
     from rlm_nb.cli.step import step
     from rlm_nb.cli.task import task
     from rlm_nb.cli.tree import tree
@@ -60,6 +62,8 @@ def app() -> typer.Typer:
     commands.command(epilog=EXIT_CODES)(resume)
     commands.command(epilog=EXIT_CODES)(fork)
     commands.command()(replay)
+    commands.command()(runs)
+    commands.command()(show)
     commands.command()(tree)
     commands.command()(report)
     commands.command()(diff)

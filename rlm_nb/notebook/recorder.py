@@ -278,7 +278,7 @@ class Recorder:
             # What a thread printed while a later cell ran is missing in the result, which is as old as the cell's end.
             outputs = self._document[name]["outputs"] if name in self._late else cell.outputs
             self._document.put(_of(layout.ran(number, index, cell, self._folder, outputs), cell))
-            if asked := calls(cell, layout.calls_id(number, index), layout.HEAD):
+            if asked := calls(cell, number, index):
                 self._document.put(asked, below=name)
         for index in range(len(iteration.cells) + 1, len(code) + 1):
             skipped = layout.waiting(number, index, code[index - 1], "skipped")

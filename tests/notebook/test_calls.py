@@ -12,7 +12,7 @@ from tests.notebook.scenes import check, opened
 
 
 def told(*made: BridgeCall) -> str:
-    node = calls(CellResult("x", "ok", calls=made), "it-001-calls-1", "head")
+    node = calls(CellResult("x", "ok", calls=made), 1, 1)
     return node["source"] if node else ""
 
 
