@@ -43,6 +43,9 @@ SCREEN = {
 }
 """The commands that are shown with what they print, and who runs them."""
 
+VERBS = ["run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step", "runs", "show", "report"]
+"""Those whose flags the documents name."""
+
 CELL = """edit_file("README.md", "Says hello.", "Says hello to everybody.")\nFINAL("done")\n"""
 LOG = "An error happened.\nNobody stole the letter.\n"
 """The text that tasks are run on."""
@@ -83,8 +86,8 @@ def test_the_shell_commands_work(tmp_path: Path, repository: Path) -> None:
         env=plain_environment() | environment,
     )
     assert done.returncode == 0, done.stderr
-    runs = [line for line in script.splitlines() if line.startswith("rlm-nb run")]
-    assert done.stderr.count("completed: The agent called FINAL.") == len(runs) == 4
+    runs = [line for line in script.splitlines() if line.startswith("rlm-nb run ")]
+    assert done.stderr.count("completed: The agent called FINAL.") == len(runs) == 5
     assert (here / "result.txt").read_text("utf-8") == "done\n"
     assert "Says hello to everybody." in (here / "my-project" / "README.md").read_text("utf-8")
     assert "Says hello.\n" in (repository / "README.md").read_text("utf-8")
@@ -179,9 +182,11 @@ def test_the_flags_and_targets_exist() -> None:
     text = everything()
     usage = "".join(
         subprocess.run([sys.executable, "-m", "rlm_nb", verb, "--help"], stdout=-1, text=True, check=True).stdout
-        for verb in ("run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step")
+        for verb in VERBS
     )
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy) .*", "", text)))
+    flags = set(
+        re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy|jupytext|nbconvert) .*|`--update`", "", text))
+    )
     assert flags
     assert flags <= set(re.findall(r"--[a-z][a-z-]+", usage))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
