@@ -35,6 +35,9 @@ TAGS = frozenset(
 
 NUMBERS = frozenset({"colspan", "rowspan", "start", "width", "height"})
 
+DEEPEST = 300
+"""Elements within each other that are still shown as such; nobody's table comes near it."""
+
 HIGHLIGHT = re.compile(r"[a-z]{1,2}[a-z0-9]?|highlight")
 """The classes of highlighted code; no other class stays, so that nothing of others' looks like ours."""
 
@@ -131,11 +134,28 @@ def _fence(source: str, language: str, _attributes: str) -> str:
 
 
 def _cleaned(source: str, pages: Collection[str], *, strip: bool) -> str:
+    if _depth(source) > DEEPEST:
+        return f'<p class="note">Nested too deeply to be shown; as it was written:</p><pre>{html.escape(source)}</pre>'
     # Every protocol passes this stage; `_Links` takes all that is not one of our pages.
     cleaner = Cleaner(TAGS, _may_stay, _EVERY, strip, strip_comments=True, filters=[partial(_Links, pages=pages)])
     cleaned: str = cleaner.clean(source)
     return cleaned
 
+
+def _depth(source: str) -> int:
+    """How deeply the elements are nested, at most. It takes time in proportion to the text; a parser, to its square."""
+    depth = deepest = 0
+    for closing, name in re.findall(r"<(/?)([A-Za-z][A-Za-z0-9]*)", source):
+        if name.lower() not in _ENDED_BY_THE_NEXT:
+            depth = max(0, depth - 1) if closing else depth + 1
+            deepest = max(deepest, depth)
+    return deepest
+
+
+_ENDED_BY_THE_NEXT = frozenset({"br", "col", "dd", "dt", "hr", "img", "input", "li", "link", "meta", "option", "p"}) | {
+    *("tbody", "td", "tfoot", "th", "thead", "tr", "wbr")
+}
+"""Elements that need no end."""
 
 _EVERY = frozenset({"http", "https", "mailto", "data"})
 

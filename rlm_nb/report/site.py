@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import re
 import stat
@@ -71,6 +72,8 @@ def report(run_folder: Path, into: Path) -> Report:
         RunFolderError: They cannot be written; or there is no run.
         NotebookError: There is no run.
     """
+    if into.parent == run_folder and into.is_symlink():  # whoever wrote into the run's folder may have put it there
+        raise RunFolderError(f"{into}: is a link, which is not followed; name another folder with -o")
     _prepare(into)
     faults: list[str] = []
     try:
@@ -263,8 +266,10 @@ def _copied(source: Path, into: Path, faults: list[str]) -> list[str]:
             continue
         try:
             into.mkdir(exist_ok=True)
+            if into.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, "is a link, which is not followed")
         except OSError as error:
-            raise RunFolderError(f"{into}: cannot be made: {error.strerror}") from error
+            raise RunFolderError(f"{into}: {error.strerror}") from error
         write(into / path.name, printable(data.decode("utf-8", "replace")))
         copied.append(f"outputs/{path.name}")
     return copied
@@ -286,5 +291,6 @@ def _file(path: Path, faults: list[str]) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        faults.append(f"{path}: cannot be read: {error.strerror}")
+        why = "is a link, which is not followed" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        faults.append(f"{path}: {why}")
     return None

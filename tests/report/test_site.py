@@ -95,6 +95,15 @@ def test_a_folder_with_something_else_is_left_alone(run: Path, tmp_path: Path) -
     with pytest.raises(RunFolderError, match="is not empty, and not a report; name another folder with -o"):
         report(run, into)
     assert into.joinpath("index.html").read_text() == "mine"
+    (run / "report").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunFolderError, match="is a link, which is not followed"):
+        report(run, run / "report")
+    report(run, tmp_path / "linked")
+    (tmp_path / "linked" / "outputs" / "root-cell-1.txt").unlink()
+    (tmp_path / "linked" / "outputs").rmdir()
+    (tmp_path / "linked" / "outputs").symlink_to(tmp_path)
+    with pytest.raises(RunFolderError, match="outputs: is a link, which is not followed"):
+        report(run, tmp_path / "linked")
     with pytest.raises(NotebookError, match="there is no run here"):
         report(tmp_path / "runs", tmp_path / "nothing")
 
