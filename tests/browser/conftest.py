@@ -1,4 +1,4 @@
-"""A real Chromium for whoever has a page to show: one for the whole session, in a profile that is new and soon gone."""
+"""A real Chromium for whoever has a page to show: one for each module, in a profile that is new and soon gone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Seen:
     said: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+# For a module only: as long as it is open, Playwright has an event loop running in this thread, which others want, too.
+@pytest.fixture(scope="module")
 def chromium(clean_environment: Path) -> Iterator[BrowserContext]:
     """The browser, headless; `seen` is what a test wants."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
