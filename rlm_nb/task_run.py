@@ -26,7 +26,7 @@ from rlm_nb.bridge.client import Caller, caller
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config, load, secrets
 from rlm_nb.context_access import Context, Text
-from rlm_nb.errors import LedgerError, RecursionDepthError, RunFolderError
+from rlm_nb.errors import ConfigError, LedgerError, RecursionDepthError, RunFolderError
 from rlm_nb.ledger import BudgetFile, Limits, SharedBudget
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
@@ -35,7 +35,7 @@ from rlm_nb.protocols import Listener, Model, Price
 from rlm_nb.records import Access, Event, Notice, Reply, Request, StopReason, Subcall, Usage
 from rlm_nb.run_folder import run_folder, whose, write_json
 from rlm_nb.tasks.guards import AGENT, GuardConfig, Guards, Told, inside
-from rlm_nb.tasks.plain import plain
+from rlm_nb.tasks.plain import plain, text
 from rlm_nb.tasks.runtime import Ended, TaskFunction, execute
 from rlm_nb.workspace.scratch import scratch
 
@@ -217,6 +217,8 @@ def _chosen(
 ) -> _Chosen:
     if inside():
         raise RecursionDepthError("depth of tasks", 1, 1)
+    if not isinstance(config, GuardConfig | None):
+        raise ConfigError(f"the limits of a task are a GuardConfig, not {type(config).__name__}")
     if model is None and (agent := caller()):
         model, settings = _AgentsModel(agent), settings or Config()
         config = replace(config or GuardConfig(), model=None)
@@ -347,8 +349,10 @@ def _micro_dollars(config: GuardConfig) -> int | None:
 
 
 def _about(function: TaskFunction, context: Text, chosen: _Chosen) -> dict[str, Any]:
+    inner = _unwrapped(function)
     about = {
-        "function": f"{getattr(function, '__module__', '')}:{_name(function)}",
+        **{name: text(value) for name, value in _given(function).items()},
+        "function": f"{getattr(inner, '__module__', '')}:{_name(function)}",
         "context": context.source if isinstance(context, Context) else f"a string of {len(context):,} characters",
         "model": chosen.model.name,
     }
@@ -357,13 +361,26 @@ def _about(function: TaskFunction, context: Text, chosen: _Chosen) -> dict[str, 
     return {**about, **limits}
 
 
+def _unwrapped(function: TaskFunction) -> TaskFunction:
+    """The function itself, where some of its arguments were given beforehand."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _given(function: TaskFunction) -> dict[str, Any]:
+    return {**_given(function.func), **function.keywords} if isinstance(function, partial) else {}
+
+
 def _name(function: TaskFunction) -> str:
-    return getattr(function, "__name__", None) or type(function).__name__
+    inner = _unwrapped(function)
+    name = getattr(inner, "__name__", None)
+    return name if isinstance(name, str) and name else type(inner).__name__
 
 
 def _code(function: TaskFunction) -> str:
     try:
-        return textwrap.dedent(inspect.getsource(function)).rstrip()
+        return textwrap.dedent(inspect.getsource(_unwrapped(function))).rstrip()
     except (OSError, TypeError):
         return ""  # it was typed at a prompt, or is no plain function
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import openai  # noqa: F401 - takes most of a second, which is not to count in a
 import pytest
 
 import rlm_nb
-from rlm_nb.errors import CostLimitError, LedgerError, RecursionDepthError
+from rlm_nb.errors import ConfigError, CostLimitError, LedgerError, RecursionDepthError
 from rlm_nb.models.metered import UNCOUNTED
 from rlm_nb.models.scripted import ScriptedModel
 from rlm_nb.notebook.reader import read
+from rlm_nb.notebook.tree import as_text, tree
 from rlm_nb.records import Notice
 from tests.servers.completions import CompletionsServer, Fails, Says
 from tests.whole_runs.conftest import cell
@@ -169,6 +171,26 @@ def test_what_keeps_a_task_from_starting(here: Path) -> None:
     with pytest.raises(LedgerError, match="damaged"):
         rlm_nb.run_task(first_word, "text", settings=settings, model=ScriptedModel.of({}, [(".", "x")]))
     assert not (here / "runs").exists()
+
+
+def test_what_is_no_function_with_a_name(here: Path) -> None:
+    """It is run and recorded all the same; limits of another kind are refused."""
+
+    class Odd:
+        __name__ = 5
+
+        def __call__(self, context: str, version: object = None) -> str:
+            return first_word(context)
+
+    model = ScriptedModel.of({}, [(".", "The")])
+    for task in (Odd(), functools.partial(functools.partial(Odd(), version="other"), version=here)):
+        result = rlm_nb.run_task(task, "The first word.", model=model)
+        assert (result["status"], result["result"], result.faults) == ("completed", "The", ())
+        assert result.folder is not None
+        assert json.loads((result.folder / "run.json").read_text())["task"] == "Odd"
+        assert as_text(tree(result.folder)).startswith("task · completed · 1 call")
+    with pytest.raises(ConfigError, match="the limits of a task are a GuardConfig, not dict"):
+        rlm_nb.run_task(first_word, "text", {"max_cost": 1}, model=model)  # type: ignore[arg-type]
 
 
 def test_time_that_is_up_in_an_agents_cell(here: Path, repository: Path) -> None:

@@ -100,7 +100,7 @@ class TaskRecord:
         parts = [f"# Task {markup.escaped(self._name)}", f"**{rlm['status']}**", markup.facts(facts)]
         parts += map(markup.quoted, self._notices)
         cell = markup.markdown(layout.HEAD, parts, ["rlm-head"], {})
-        metadata = {"version": VERSION, "kind": "task", "task": self._name, **self._about, **rlm}
+        metadata = {**self._about, "version": VERSION, "kind": "task", "task": self._name, **rlm}
         self._document.describe(lambda: (cell, {**front_end(), "rlm": metadata}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel
@@ -60,6 +60,8 @@ def semantic_subcall_batched(
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
+    if failures not in ("raise", "keep"):
+        raise ValueError(f"failures must be raise or keep, not {failures!r}")
     chunks = list(context_chunks) if not isinstance(context_chunks, str) else [context_chunks]
     for chunk in chunks:
         _check(prompt, chunk)
@@ -136,7 +138,7 @@ def semantic_subcall_bool(prompt: str, context_chunk: str, default: bool = MISSI
 
 
 def semantic_subcall_choice(
-    prompt: str, context_chunk: str, choices: Sequence[str], default: str | None = MISSING
+    prompt: str, context_chunk: str, choices: Iterable[str], default: str | None = MISSING
 ) -> str:
     """The one of `choices` that the model names: exactly, else but for case and punctuation, else as "The answer is …".
 
@@ -148,10 +150,11 @@ def semantic_subcall_choice(
         BudgetExceededError: A limit is reached.
         ModelError: There is no reply.
     """
-    if isinstance(choices, str) or not choices or not all(isinstance(choice, str) and choice for choice in choices):
+    choices = [] if isinstance(choices, str) else list(choices)
+    if not choices or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise ValueError(f"choices must be a list of words, not {choices!r}")
     _check(prompt, context_chunk)
-    given: dict[str, JSON] = {"prompt": prompt, "choices": list(choices)}
+    given: dict[str, JSON] = {"prompt": prompt, "choices": choices}
     asked = f"{prompt}\n\nAnswer with one of these and nothing else: {', '.join(choices)}"
     return _asked(asked, context_chunk, "choice", lambda reply: one_of(reply, choices), default, given)
 

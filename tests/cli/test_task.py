@@ -169,6 +169,11 @@ def test_questions_for_a_book(rlm_nb: Command, here: Path) -> None:
     assert (result["answer"], len(result["passages"])) == ("The butler.", 1)
     passage = result["passages"][0]
     assert "stole the letter" in DOCUMENT[passage["start"] : passage["end"]]
+    (folder,) = here.glob("runs/*/")
+    notebook = nbformat.read(folder / "task.ipynb", as_version=4)
+    assert "# Task ask\\_book" in notebook["cells"][0]["source"]
+    assert "Who stole the letter?" in notebook["cells"][0]["source"]
+    assert notebook["cells"][1]["source"].startswith("def ask_book(")
     refused = rlm_nb("task", "text.md", "-q", "Who?", *MODEL)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "answers no question" in refused.stderr

@@ -353,7 +353,10 @@ def test_a_subcall_within_a_subcall() -> None:
 def test_what_cannot_be_asked(run: Run, prompt: str, chunk: Any, kind: type[Exception]) -> None:
     """A prompt that says nothing, and a chunk that is no text."""
     assert isinstance(run(lambda _: semantic_subcall(prompt, chunk)).raised, kind)
-    assert isinstance(run(lambda _: semantic_subcall_choice("?", "x", [])).raised, ValueError)
+    for choices in ([], [""], "ab", (), [1]):
+        assert isinstance(run(lambda _, choices=choices: semantic_subcall_choice("?", "x", choices)).raised, ValueError)
+    assert run(lambda _: semantic_subcall_choice("?", "x", iter(["no", "fine"])))["result"] == "fine"
+    assert isinstance(run(lambda _: semantic_subcall_batched("?", ["x"], failures="kept")).raised, ValueError)  # type: ignore[call-overload]
     assert issubclass(SubcallError, ValueError)
 
 
