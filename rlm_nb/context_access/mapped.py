@@ -27,6 +27,10 @@ STEP = 16 * 1024 * 1024
 """Bytes that are gone through before their pages are given back."""
 
 
+EDGE = 4096
+"""Bytes at both ends of a file that tell whether it has only grown."""
+
+
 class _Mark(NamedTuple):
     """Where a block begins: its byte, its character, and how many lines end before it."""
 
@@ -46,8 +50,9 @@ class Context:
     slices, `in`, and iteration by character; `str(context)` is the whole. Any number of threads may read it, and any
     number of processes share one copy in the memory of the system.
 
-    The index is built as far as somebody looks, in one pass over the file. A file that changes while it is open is
-    noticed before it is read again.
+    The index is built as far as somebody looks, in one pass over the file. A file may grow while it is open, as logs
+    do: the text is what it held when it was opened. Any other change is noticed before it is read again; but where a
+    part that is being read just then is cut off, the system ends the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +66,7 @@ class Context:
         try:
             self._state = self._look()
             self._size = self._state[0]
+            self._edges = self._read_edges()
             # An empty file cannot be mapped.
             self._bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if self._size else b""
         except (OSError, ValueError) as error:
@@ -286,15 +292,26 @@ class Context:
     def _check(self) -> None:
         """Touching a page that the file has no more would end the process; offsets into another text would be wrong."""
         try:
-            same = self._look() == self._state
+            state = self._look()
+            if state == self._state:
+                return
+            has_only_grown = state[0] > self._state[0] and self._read_edges() == self._edges
         except ValueError:
             raise ContextError(f"{self.path}: the context was closed") from None
-        if not same:
+        if not has_only_grown:
             raise ContextError(f"{self.path}: the file was changed while it was in use as a context; open it again")
+        self._state = state
 
     def _look(self) -> tuple[int, int]:
         state = os.fstat(self._file.fileno())
         return state.st_size, state.st_mtime_ns
+
+    def _read_edges(self) -> tuple[bytes, bytes]:
+        """The first bytes and the last ones: what stays as it is when something is added to a file."""
+        file = self._file.fileno()
+        return os.pread(file, min(EDGE, self._size), 0), os.pread(
+            file, min(EDGE, self._size), max(0, self._size - EDGE)
+        )
 
     def _release(self, start: int, end: int) -> None:
         if isinstance(self._bytes, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

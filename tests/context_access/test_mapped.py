@@ -148,6 +148,25 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
             context_slice(context, 90_000, 90_010)
 
 
+def test_a_file_that_grows(tmp_path: Path) -> None:
+    """A log that somebody writes on: the text is what was there; one that is written anew is another text."""
+    path = tmp_path / "server.log"
+    for before in ("", "one\ntwo\n", "a line\n" * 200_000):
+        path.write_text(before)
+        with Context.open(path) as context:
+            for _ in range(3):
+                with path.open("a") as log:
+                    log.write("three\n")
+                assert (len(context), str(context)) == (len(before), before)
+                assert context_search(context, "three") == []
+        for other in ("another\n" * 300_000, f"x{before}") if before else ():
+            path.write_text(before)
+            with Context.open(path) as context:
+                path.write_text(other)
+                with pytest.raises(ContextError, match="was changed while it was in use"):
+                    context_slice(context, 0, 3)
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     """A missing file, a folder, a pipe and a closed context are named; an empty file is an empty text."""
     os.mkfifo(tmp_path / "pipe")
