@@ -196,6 +196,19 @@ def test_a_task_of_ones_own(rlm_nb: Command, here: Path) -> None:
     assert json.loads(done.stdout)["result"] == [1]
 
 
+def test_a_task_of_an_installed_package(rlm_nb: Command, here: Path, tmp_path: Path) -> None:
+    """It is there by the name that the package gives it, beside those that come along."""
+    package = tmp_path / "installed"
+    (package / "their-1.0.dist-info").mkdir(parents=True)
+    (package / "their-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: their\nVersion: 1.0\n")
+    (package / "their-1.0.dist-info/entry_points.txt").write_text("[rlm_nb.tasks]\ncount_words = their:count\n")
+    (package / "their.py").write_text("def count(context):\n    return len(str(context).split())\n")
+    done = rlm_nb("task", "text.md", "--task", "count_words", *MODEL, PYTHONPATH=str(package))
+    assert json.loads(done.stdout)["result"] == len(DOCUMENT.split()), done.stderr
+    unknown = rlm_nb("task", "text.md", "--task", "count_wurds", *MODEL, PYTHONPATH=str(package))
+    assert "there are analyze_document, ask_book, count_words, extract_entities, find_errors_in_log" in unknown.stderr
+
+
 def test_what_a_task_prints(rlm_nb: Command, here: Path) -> None:
     """Stdout is the JSON alone: what the module, the task, its children and its prompts print goes to stderr."""
     (here / "loud.py").write_text(
