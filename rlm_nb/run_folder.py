@@ -146,6 +146,8 @@ def state_of(folder: Path) -> State:
         RunFolderError: The folder has no run.json that says it.
     """
     with _state(folder) as state:
+        if state.get("kind") == "task":
+            raise RunFolderError(f"{folder} is the run of a task, which cannot go on: run it again")
         if "start" not in state:
             raise RunFolderError(f"{folder}: this run was recorded by an older version, which did not say how to go on")
         how = "it was killed" if state["status"] == "running" else str(state.get("stop_reason", state["status"]))

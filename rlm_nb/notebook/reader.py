@@ -66,6 +66,8 @@ def read(path: Path) -> Recorded:
         NotebookError: It is missing, damaged, not the record of an agent, or from a newer version.
     """
     rlm, cells = _record(path)
+    if rlm.get("kind") == "task":
+        raise NotebookError(f"{path}: is the record of a task, not of an agent")
     with _naming_faults(path):
         iterations, begun = _iterations(rlm["agent"], cells, path.parent)
         return _checked(read_notebook(rlm, iterations, begun), _types())

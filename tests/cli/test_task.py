@@ -287,10 +287,15 @@ def test_other_verbs_find_a_task(rlm_nb: Command, here: Path) -> None:
     pattern = rf"task · completed · 4 calls · {re.escape(cost)} · [0-9.]+m?s · analyze_document · runs/.*/task\.ipynb\n"
     assert (shown.returncode, shown.stderr) == (0, "")
     assert re.fullmatch(pattern, shown.stdout)
-    for verb in ("diff", "apply"):
+    for verb, says in (
+        ("diff", "is the run of a task, which changes no files"),
+        ("apply", "is the run of a task, which changes no files"),
+        ("replay", "is the record of a task, not of an agent"),
+        ("resume", "is the run of a task, which cannot go on"),
+    ):
         other = rlm_nb(verb, "last")
         assert (other.returncode, other.stdout) == (1, "")
-        assert "is the run of a task, which changes no files" in other.stderr
+        assert says in other.stderr
     state = json.loads((folder / "run.json").read_text("utf-8"))
     assert (state["kind"], state["task"], state["status"]) == ("task", "analyze_document", "completed")
     assert state["started"] <= state["ended"]
