@@ -14,7 +14,7 @@ from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.journal import Journal, journal_of
-from rlm_nb.notebook.metadata import Head, Node, Recorded, write_notebook
+from rlm_nb.notebook.metadata import Child, Head, Node, Recorded, write_notebook
 from rlm_nb.notebook.reader import read, read_cells
 from rlm_nb.notebook.replay_cell import REPLAY, replay_cell
 from rlm_nb.records import CellResult, Iteration, Patch, Usage
@@ -188,12 +188,17 @@ def _copy(
         cells = [shown for cell in cells if (shown := _cut(cell, place))]
         _keep_calls(path, recorded, place, below)
     # What is shared was paid by the other run.
-    head = replace(head, about={**head.about, "run": to.name}, cost=0, total_cost=0, usage=Usage())
+    unpaid = tuple(map(_unpaid, head.subagents))
+    head = replace(head, about={**head.about, "run": to.name}, cost=0, total_cost=0, usage=Usage(), subagents=unpaid)
     document.describe(lambda: (layout.head(head), write_notebook(head)))
     for cell in cells:
         if cell["id"] != layout.HEAD:
             document.put(replay_cell(path.name, to.name) if cell["id"] == REPLAY else cell)
     document.save()
+
+
+def _unpaid(child: Child) -> Child:
+    return replace(child, cost=0, own_cost=0, read=0, written=0, children=tuple(map(_unpaid, child.children)))
 
 
 def _cut(cell: Node, place: Place) -> Node | None:

@@ -134,8 +134,13 @@ class Recorder:
         now = {"state": "running", "outcome": None, "patch": Patch(), "ended": 0.0, "total_cost": 0}
         head = Head(**{**before, **now, "cost": cost, "usage": usage, "notices": notices})
         document = Document(path)
+        gone = {layout.FINAL}
+        stopped = recorded.outcome is None or recorded.outcome.stopped
+        if stopped and recorded.iterations and _may_go_on(recorded.iterations[-1]):
+            last = recorded.iterations[-1]
+            gone |= {layout.calls_id(last.number, index) for index, _ in enumerate(last.cells, 1)}
         for node in read_cells(path):
-            if node["id"] != layout.FINAL:
+            if node["id"] not in gone:
                 document.put(node)
         with Journal(path) as journal:
             recorder = cls(document, head, journal)
