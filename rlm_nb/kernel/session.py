@@ -16,6 +16,7 @@ import zmq
 from rlm_nb.bridge.server import Call, Handler, Server
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
+from rlm_nb.errors import KernelStartError, RLMError
 from rlm_nb.kernel import messages
 from rlm_nb.kernel.cell import Cell
 from rlm_nb.kernel.launch import Launcher
@@ -59,6 +60,7 @@ class Session:
         self.ended = False
         self._settings = settings
         self._said_ready = threading.Event()
+        self._refusal: RLMError | None = None  # what we answered to a kernel that said hello
         self._answer = answer
         self._reader = OutputReader()
         self._cells: dict[str, Cell] = {}  # by the message that each was sent in
@@ -83,7 +85,12 @@ class Session:
             CancelledError: `cancel` was set.
         """
         if self._thread.ident is None:
-            self.process.wait_until_ready(self._said_ready, self._settings.start_timeout, cancel)
+            try:
+                self.process.wait_until_ready(self._said_ready, self._settings.start_timeout, cancel)
+            except KernelStartError as error:
+                if self._refusal is None:
+                    raise
+                raise KernelStartError(f"the kernel was not let start: {self._refusal}") from error
             self._thread.start()
             self._stack.callback(self._stop_reading)
 
@@ -278,7 +285,12 @@ class Session:
     def _greet(self, call: Call, cancel: Cancellation) -> JSON:
         if call.name == "ready":
             self._said_ready.set()
-        return self._answer(call, cancel)
+        try:
+            return self._answer(call, cancel)
+        except RLMError as error:
+            if call.name == "hello":
+                self._refusal = error
+            raise
 
 
 @contextmanager
