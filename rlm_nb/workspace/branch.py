@@ -12,6 +12,7 @@ from rlm_nb.merging.edits import Edits
 from rlm_nb.merging.objects import Change, Objects, check
 from rlm_nb.workspace import git
 from rlm_nb.workspace.apply import Home
+from rlm_nb.workspace.conversion import Conversion, parents
 from rlm_nb.workspace.files import PIECE, LeftOut, Root
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.recorded import Recorded
@@ -26,8 +27,9 @@ OTHERWISE = "They build on what was not committed when the run started: commit t
 def branch(run: Recorded, edits: Edits, home: Home, name: str, message: str) -> tuple[str, list[str]]:
     """Make a new branch in the user's repository, with one commit: the edits, on the commit that the run started from.
 
-    What was not committed when the run began is no part of it. Line ends are as that commit has them. The commit is the
-    user's own, or rlm-nb's where git has no name for the user. No hook and no filter runs, and nothing else is changed.
+    What was not committed when the run began is no part of it. Line ends and encodings are as that commit has them, and
+    the filters run that it names and the user's settings know, as Git LFS does, on what was changed. The commit is the
+    user's own, or rlm-nb's where git has no name for the user. No hook runs, and nothing else is changed.
 
     Args:
         run: The run's commits.
@@ -42,12 +44,12 @@ def branch(run: Recorded, edits: Edits, home: Home, name: str, message: str) -> 
     Raises:
         EditConflictError: The edits build on what was not committed; nothing was changed.
         SourceError: There is no repository, no commit to build on, or there is such a branch already.
-        GitError: Objects cannot be read or written.
+        GitError: Objects cannot be read or written, or a filter fails.
         RunFolderError: There is no room to work it out.
     """
     users = _repository(home, name)
     with scratch() as place, writing(place):
-        files, tree = _merged(run, edits, home.commit, place)
+        files, tree = _merged(run, edits, home.commit, users, place)
         ours = replace(run.git, env={**run.git.env, **_people(users)})
         said = ours.run("commit-tree", tree, "-p", home.commit, stdin=message.encode("utf-8", "replace"))
         commit = said.decode().strip()
@@ -79,44 +81,41 @@ def _repository(home: Home, name: str) -> Git:
     return users
 
 
-def _merged(run: Recorded, edits: Edits, commit: str, place: Path) -> tuple[list[str], str]:
+def _merged(run: Recorded, edits: Edits, commit: str, users: Git, place: Path) -> tuple[list[str], str]:
     """The files that change, and the tree that results, when edits are merged onto a commit."""
     old = tree_of(run.git, commit)
+    conversion = Conversion(users, commit, old, place / "conversion", run.algorithm)
     there = place / "there"
     there.mkdir()
     with Objects(run.objects, place / "objects", run.algorithm) as objects:
         changes = objects.changes(edits.base, edits.commit)
         touched = _met_by(changes, old)
         _lay_out(objects, {path: old[path] for path in touched}, there)
-        converted = _convert(objects, changes, there, place)
-    files = edits.apply(there, place, otherwise=OTHERWISE)
-    for file in converted:
-        if file.is_file() and not file.is_symlink():
-            file.write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
+        as_stored = _have_as_on_disk(objects, conversion, changes, old, there, place)
+    merged = {os.fsencode(file) for file in edits.apply(there, place, otherwise=OTHERWISE)}
+    results = {path: there / os.fsdecode(path) for path in merged - as_stored}
+    results = {path: file for path, file in results.items() if file.is_file() and not file.is_symlink()}
+    conversion.write({results[path]: oid for path, oid in conversion.stored(results, keep=True).items()})
     left = LeftOut()
     with Root(there) as root:
         found = Observer(run.algorithm).observe(root, root.walk(old, (), left), old, left)
         new = {path: entry for path, entry in old.items() if path not in touched} | found
         if left.paths:
             raise GitError(f"the edits cannot be put together: {'; '.join(left.sentences())}")
-        merged, _ = Writer(run.git, root, run.algorithm, left).commit(RESULT, commit, "merged", old, new)
-    return files, run.git.run("rev-parse", f"{merged}^{{tree}}").decode().strip()
+        result, _ = Writer(run.git, root, run.algorithm, left).commit(RESULT, commit, "merged", old, new)
+    changed = [os.fsdecode(path) for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
+    return changed, run.git.run("rev-parse", f"{result}^{{tree}}").decode().strip()
 
 
 def _met_by(changes: list[Change], tree: Tree) -> set[bytes]:
     """The files of a tree that the changes are about, or that stand in their way: above or below a path."""
     paths = {path for change in changes for path in (change.source, change.target)}
-    above = {parent for path in paths for parent in _parents(path)}
+    above = {parent for path in paths for parent in parents(path)}
     return {
         path
         for path, entry in tree.items()
-        if entry.mode != SUBMODULE and (path in paths or path in above or not paths.isdisjoint(_parents(path)))
+        if entry.mode != SUBMODULE and (path in paths or path in above or not paths.isdisjoint(parents(path)))
     }
-
-
-def _parents(path: bytes) -> list[bytes]:
-    parts = path.split(b"/")
-    return [b"/".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _lay_out(objects: Objects, tree: Tree, there: Path) -> None:
@@ -133,23 +132,33 @@ def _lay_out(objects: Objects, tree: Tree, there: Path) -> None:
             file.chmod(0o755)
 
 
-def _convert(objects: Objects, changes: list[Change], there: Path, place: Path) -> list[Path]:
-    """Have the line ends on disk in files whose commit has others, as git does it where it is told to.
+def _have_as_on_disk(
+    objects: Objects, conversion: Conversion, changes: list[Change], old: Tree, there: Path, place: Path
+) -> set[bytes]:
+    """Have files that were changed as they stand on disk, if git stores them otherwise: so the agent had them.
 
-    Returns the files that are to have those of the commit again, once the edits are merged into them.
+    Returns the files that the agent had as git stores them although on disk they would be others, as it is when a run
+    starts from a commit that is not checked out.
     """
-    converted = []
+    before = {}
     for number, change in enumerate(changes):
-        file, before = there / os.fsdecode(change.source), change.before
-        if before is None or not before.is_file or file.is_symlink() or not file.is_file():
+        committed = old.get(change.source)
+        if change.before and change.before.is_file and committed and committed.mode.startswith("100"):
+            before[change.source] = place / f"before-{number}"
+            objects.write(change.before.oid, before[change.source])
+    as_stored: set[bytes] = set()
+    stored, filtered = conversion.stored(before), conversion.filtered(before)
+    for change in changes:
+        path = change.source
+        if path not in before or change.before is None:
             continue
-        copy = place / f"before-{number}"
-        objects.write(before.oid, copy)
-        on_disk, committed = copy.read_bytes(), file.read_bytes()
-        if b"\r\n" in on_disk and on_disk.count(b"\r\n") == on_disk.count(b"\n") and b"\r\n" not in committed:
-            file.write_bytes(committed.replace(b"\n", b"\r\n"))
-            converted.append(there / os.fsdecode(change.target))
-    return converted
+        if change.before.oid == old[path].oid:
+            as_stored.update({change.target} if stored.get(path) != old[path].oid else ())
+        elif stored.get(path) == old[path].oid:
+            (there / os.fsdecode(path)).write_bytes(before[path].read_bytes())
+        elif path not in filtered:  # there is more to it: it was not committed when the run began
+            (there / os.fsdecode(path)).write_bytes(conversion.on_disk(path))
+    return as_stored
 
 
 def _people(users: Git) -> dict[str, str]:

@@ -25,7 +25,7 @@ from rlm_nb.records import JSON
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
 from rlm_nb.workspace.git import Git
-from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, tree_id, tree_of
+from rlm_nb.workspace.snapshot import SUBMODULE, TRACKED, Entry, Observer, Tree, Writer, tree_id, tree_of
 
 START = "refs/rlm/start"
 """The ref of `ctl.git` that keeps the state that the run started from."""
@@ -33,9 +33,6 @@ START = "refs/rlm/start"
 TOP = PurePosixPath()
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 """How the folders of runs are called."""
-
-TRACKED = re.compile(rb"(\S) (\d+) (\w+) \d\t([^\0]+)\0")
-"""What `git ls-files` says of a path in the index."""
 
 UNREADABLE_FOLDER = re.compile(r"^warning: could not open directory '(.*?)/?': ", re.MULTILINE)
 

@@ -237,7 +237,7 @@ def _furnish(folder: Path, objects: Path | None, excludes: bytes, shallow: bytes
     (folder / "info/attributes").write_text(RAW)
     (folder / "info/exclude").write_bytes(excludes)
     if objects is not None:
-        (folder / "objects/info/alternates").write_bytes(_alternate(objects))
+        (folder / "objects/info/alternates").write_bytes(alternate(objects))
     if shallow is not None:
         (folder / "shallow").write_bytes(shallow)
 
@@ -323,7 +323,7 @@ def _rules(file: Path) -> bytes:
     return file.read_bytes() + b"\n" if os.access(file, os.R_OK) and file.is_file() else b""
 
 
-def _alternate(objects: Path) -> bytes:
+def alternate(objects: Path) -> bytes:
     """A line of `objects/info/alternates`; git unquotes what starts with a quotation mark."""
     path = os.fsencode(objects)
     if b"\n" not in path:

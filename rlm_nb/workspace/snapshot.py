@@ -47,6 +47,9 @@ HASHES = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
 ENTRY = re.compile(rb"(\d+) \w+ (\w+)\t([^\0]+)\0")
 """What `git ls-tree -z` says of a path."""
 
+TRACKED = re.compile(rb"(\S) (\d+) (\w+) \d\t([^\0]+)\0")
+"""What `git ls-files -z -t --stage` says of one: a tag, its mode and its id."""
+
 
 class Entry(NamedTuple):
     """What a tree holds at one path: its mode (`100644`, `100755`, `120000`, `160000`) and the object's id."""
@@ -298,11 +301,11 @@ class Writer:
         # What goes makes room first: a folder may have become a file, or a file a folder.
         for path in old:
             if path not in tree:
-                yield b"D %s\n" % _quoted(path)
+                yield b"D %s\n" % quoted(path)
         for path in changed:
             if path in tree and old.get(path) != tree[path]:
                 place = b":%d" % marks[path] if path in marks else tree[path].oid.encode()
-                yield b"M %s %s %s\n" % (tree[path].mode.encode(), place, _quoted(path))
+                yield b"M %s %s %s\n" % (tree[path].mode.encode(), place, quoted(path))
         yield b"\nget-mark :1\ndone\n"
 
     def _blob(self, mark: int, path: bytes) -> Generator[bytes, None, str | None]:
@@ -331,7 +334,7 @@ def _signature(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def _quoted(path: bytes) -> bytes:
-    """A path as fast-import reads it, whatever bytes it holds."""
+def quoted(path: bytes) -> bytes:
+    """A path as git reads it where one stands on a line, whatever bytes it holds."""
     plain = b"".join(bytes((b,)) if 32 <= b < 127 and b not in b'"\\' else b"\\%03o" % b for b in path)
     return b'"' + plain + b'"'
