@@ -154,7 +154,8 @@ def _remote(wish: Wish, ctl: Path, cancel: Cancellation | None) -> Start:
     url, algorithm = remote.fetch(wish.where, ctl, cancel)
     ours = git.controlled(ctl, cancel=cancel)
     head = refs.choose(ours, url, wish.branch, wish.commit, ("refs/remotes/origin/", "refs/tags/"), remote.HEAD)
-    return _exact(ours, Start(head, head, url, algorithm=algorithm))
+    notices = (remote.SEEN,) if url.endswith(f"?{remote.HIDDEN}") else ()
+    return _exact(ours, Start(head, head, url, algorithm=algorithm, notices=notices))
 
 
 def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> Start:

@@ -21,6 +21,11 @@ HEAD = "refs/remotes/origin/HEAD"
 HIDDEN = "…"
 """What is shown instead of a secret."""
 
+SEEN = (
+    "while git fetched, the query of the URL stood in the list of processes, which others on this machine can read; a "
+    "login (https://user:token@…) never does"
+)
+
 SHORTEST = 6
 """Characters of the shortest value of a query that is taken for a secret wherever it appears: `1` is none."""
 

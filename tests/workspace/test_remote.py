@@ -62,6 +62,7 @@ def test_a_token_in_the_query_is_used_and_not_shown(server, open_source, check_o
     place = f"http://127.0.0.1:{server.server_port}"
     source = open_source(f"{place}/repo.git?token=s3%2Fcr3t")
     assert source.origin == f"{place}/repo.git?…"
+    assert source.notices[0].startswith("while git fetched, the query of the URL stood in the list of processes")
     assert (check_out(source).path / "README.md").exists()
     with pytest.raises(SourceError, match=r"nothing\?… cannot be fetched: ") as missing:
         open_source(f"{place}/nothing?token=s3%2Fcr3t")
