@@ -80,6 +80,13 @@ def test_delegation_tapers_off(depth: int, max_depth: int, says: list[str], is_s
     assert not system.endswith("\n")
 
 
+def test_what_becomes_of_a_sub_agents_edits_is_taught() -> None:
+    """How they are taken over, what a conflict does, and what several of a batch have changed."""
+    system = prompts(Task("x"), max_depth=2).system()
+    for name in ("apply()", "apply(markers=True)", "discard()", "overlaps"):
+        assert f"`result.{name}`" in system, name
+
+
 def test_opening() -> None:
     """The task as it was given, dollars and braces included, then the facts."""
     task = Task("  Replace $task by ${facts} and $$ by %s {x}\n```\nfence\n```\n")

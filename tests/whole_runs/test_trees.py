@@ -187,6 +187,23 @@ def test_a_child_that_dies_leaves_its_siblings_answers(run: Runner) -> None:
     assert [turn.cells[0].status for turn in read(dead.notebook).iterations] == ["died"] * 4
 
 
+def test_whatever_ends_an_agent_its_edits_are_kept(run: Runner, git: Git) -> None:
+    """Its own `FINAL`, a kernel that is gone for good, a limit, a model that says nothing more: its ref has them."""
+    edit = "Path('README.md').write_text('edited\\n')"
+    ends = {
+        "completed": [cell(edit, "FINAL(1)")],
+        "a dead kernel": [cell(edit), *[cell("os._exit(3)")] * 4],
+        "a limit": [cell(edit), *[cell("answer = 'so far'")] * 6],
+        "no reply": [cell(edit)],
+    }
+    agents = {f"root.{number}": replies for number, replies in enumerate(ends.values(), start=1)}
+    batch = cell("batch = rlm_query_batched(list('abcd'))", "FINAL([part.status for part in batch])")
+    result = run({"root": [batch], **agents}, max_iterations=6)
+    assert result.root.answer.value == ["completed", "error", "partial", "error"]
+    for agent in agents:
+        assert git(result.folder / "ctl.git", "show", f"refs/rlm/{agent}:README.md") == "edited\n", agent
+
+
 def test_the_same_money_is_in_every_place(run: Runner) -> None:
     """Ledger, notebooks, run.json, result.json and the result agree, for each agent and for the whole."""
     ask = cell("FINAL([str(part) for part in rlm_query_batched(['a', 'b'])])")
