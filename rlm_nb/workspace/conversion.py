@@ -15,7 +15,7 @@ from pathlib import Path
 from rlm_nb.merging.objects import Objects
 from rlm_nb.workspace.git import Git
 from rlm_nb.workspace.repository import alternate
-from rlm_nb.workspace.snapshot import TRACKED, Tree
+from rlm_nb.workspace.snapshot import LISTED, Tree
 
 ATTRIBUTES = b".gitattributes"
 
@@ -63,7 +63,7 @@ class Conversion:
         folder, ids = self._folder(files), {}
         write, no_write = (("-w",), ()) if keep else ((), ("--info-only",))
         for path, file in files.items():
-            if path.rpartition(b"/")[2] == ATTRIBUTES:  # in the folder it would count
+            if path.rpartition(b"/")[2].lower() == ATTRIBUTES:  # in the folder it would count
                 name = f"--path={os.fsdecode(path)}"
                 said = self._run(folder, "hash-object", *write, "--stdin", name, stdin=file.read_bytes())
                 ids[path] = said.decode().strip()
@@ -76,7 +76,7 @@ class Conversion:
         names = b"".join(path + b"\0" for path in files.keys() - ids.keys())
         self._run(folder, "update-index", *no_write, "--add", "--replace", "-z", "--stdin", stdin=names, index=index)
         listed = self._run(folder, "ls-files", "-z", "-t", "--stage", index=index)
-        return {path: oid.decode() for _, _, oid, path in TRACKED.findall(listed) if path in files} | ids
+        return {path: oid.decode() for _, _, _, oid, path in LISTED.findall(listed) if path in files} | ids
 
     def filtered(self, paths: Collection[bytes]) -> set[bytes]:
         """Those of the paths that a program is to filter."""

@@ -217,13 +217,13 @@ class Root:
                 nested = True
             for name, status in entries:
                 path = folder + b"/" + name if folder else name
-                if name.lower() == b".git":
-                    continue
-                if is_git(name):
-                    left.add_unseen(path, DISGUISED)
-                elif path.startswith(WORKSHOP):
-                    left.add_unseen(path, OURS)
-                elif bare and not folder and name.lower() in MARKS and path not in tracked:
+                if name[:1] in b".gG" or not name.isascii():  # few names are so much as near to git's
+                    if name.lower() == b".git":
+                        continue
+                    if is_git(name) or path.startswith(WORKSHOP):
+                        left.add_unseen(path, DISGUISED if is_git(name) else OURS)
+                        continue
+                if bare and not folder and name.lower() in MARKS and path not in tracked:
                     left.add_unseen(path, NESTED)
                 elif len(path) > LONGEST_PATH:
                     left.add_unseen(path, TOO_LONG)

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ from rlm_nb.records import JSON
 from rlm_nb.workspace import git, refs, remote, repository
 from rlm_nb.workspace.files import KEYS, NESTED, UNREADABLE, LeftOut, Root, named
 from rlm_nb.workspace.git import Git
-from rlm_nb.workspace.snapshot import SUBMODULE, TRACKED, Entry, Observer, Tree, Writer, tree_id, tree_of
+from rlm_nb.workspace.snapshot import LISTED, SUBMODULE, Entry, Observer, Tree, Writer, tree_id, tree_of
 
 START = "refs/rlm/start"
 """The ref of `ctl.git` that keeps the state that the run started from."""
@@ -183,9 +182,12 @@ def _local(wish: Wish, folder: Path, ctl: Path, cancel: Cancellation | None) -> 
         return _exact(git.controlled(ctl, cancel=cancel), replace(found, base=head, head=head))
     if not place.head:
         found = replace(found, notices=(f"{top} has no commit yet: the run starts from its files as they are",))
-    tracked, sparse = _tracked(top, place.index)
-    checkout = _Checkout(top, git.of_user(top, cancel), tracked, sparse, place.executable, place.tree)
-    return _present(ctl, checkout, found, wish, cancel)
+    users = git.of_user(top, cancel)
+    checkout = _Checkout(top, *_listed(users, top, place.files, wish), executable=place.executable)
+    old = checkout.tracked if place.head else {}
+    if place.head and tree_id(old, place.algorithm) != place.tree:  # as a rule the index holds what the commit does
+        old = tree_of(users, place.head)
+    return _present(ctl, checkout, found, old, wish, cancel)
 
 
 def _bare(
@@ -208,7 +210,8 @@ def _plain(
     repository.make(ctl, "sha1", excludes=excludes)
     found = Start("", "", str(folder), folder, notices=(notice,))
     lister = git.controlled(ctl, work_tree=folder, cancel=cancel)
-    return _present(ctl, _Checkout(folder, lister), found, wish, cancel)
+    files = lister.attempt("ls-files", "-z", "-t", "--others", "--exclude-standard")
+    return _present(ctl, _Checkout(folder, *_listed(lister, folder, files, wish)), found, {}, wish, cancel)
 
 
 def _exact(ours: Git, found: Start) -> Start:
@@ -227,41 +230,42 @@ class _Checkout:
 
     Args:
         top: The folder.
-        lister: Tells what else is in it.
         tracked: What the index holds.
         sparse: What of it need not be on disk.
+        untracked: Files that are not tracked and yet taken.
+        left: What could not be listed, or is not taken.
         executable: Whether the file system knows which files can be run.
-        tree: The tree of the commit that is checked out.
     """
 
     top: Path
-    lister: Git
-    tracked: Tree = field(default_factory=dict)
-    sparse: frozenset[bytes] = frozenset()
+    tracked: Tree
+    sparse: frozenset[bytes]
+    untracked: frozenset[bytes]
+    left: LeftOut
     executable: bool = True
-    tree: str = ""
 
 
-def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: Cancellation | None) -> Start:
+def _present(ctl: Path, checkout: _Checkout, found: Start, old: Tree, wish: Wish, cancel: Cancellation | None) -> Start:
     """What the user sees: uncommitted and untracked files too, ignored ones not, every byte as it is on disk.
 
     Each file is read, the unchanged ones too: the index may vouch for a file whose bytes on disk are others than those
     that git stores (line endings, filters). A checkout, which must write them all, takes far longer.
+
+    Args:
+        ctl: The run's repository.
+        checkout: What is there.
+        found: What is known of the start.
+        old: What its commit holds.
+        wish: What was asked for.
+        cancel: Ends the reading.
     """
     kept = {path: entry for path, entry in checkout.tracked.items() if entry.mode == SUBMODULE}
-    absent = set()
-    files = {}
-    observer = Observer(found.algorithm, executable=checkout.executable)
-    with ThreadPoolExecutor() as threads, Root(checkout.top, cancel, wish.settings.max_file_size) as root:
-        # While git looks for the others, we read those that are known already.
-        listed = threads.submit(_untracked, checkout, wish)
-        committed = threads.submit(_committed, checkout, found)
-        before = {} if checkout.executable else committed.result()
-        new, rest = observer.small(root, sorted(checkout.tracked.keys() - kept.keys()), before)
-        untracked, left = listed.result()
-        more, others = observer.small(root, sorted(untracked), before)
-        old = committed.result()
-        for path in (*rest, *others):
+    paths = sorted((checkout.tracked.keys() | checkout.untracked) - kept.keys())
+    left, absent, files = checkout.left, set(), {}
+    with Root(checkout.top, cancel, wish.settings.max_file_size) as root:
+        observer = Observer(found.algorithm, executable=checkout.executable)
+        new, rest = observer.small(root, paths, old)
+        for path in rest:
             try:
                 status = root.stat(path)
             except OSError:
@@ -274,7 +278,7 @@ def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: C
             elif path in checkout.sparse:
                 kept[path] = checkout.tracked[path]
                 absent.add(path)
-        new = {**new, **more, **observer.observe(root, files, old, left), **kept}
+        new = {**new, **observer.observe(root, files, old, left), **kept}
         if not new:
             raise SourceError(f"{checkout.top} is empty: there is no commit and no file to start from")
         base = found.head
@@ -288,58 +292,46 @@ def _present(ctl: Path, checkout: _Checkout, found: Start, wish: Wish, cancel: C
     return replace(found, base=base, absent=frozenset(absent), notices=notices, tree=new)
 
 
-def _committed(checkout: _Checkout, found: Start) -> Tree:
-    """What the user's commit holds: as a rule the index says so, and git need not be asked."""
-    if not found.head:
-        return {}
-    if tree_id(checkout.tracked, found.algorithm) == checkout.tree:
-        return checkout.tracked
-    return tree_of(checkout.lister, found.head)
+def _listed(
+    lister: Git, top: Path, listing: git.Ended, wish: Wish
+) -> tuple[Tree, frozenset[bytes], frozenset[bytes], LeftOut]:
+    """What git has listed: what is tracked, what of it need not be on disk, what else is taken, and what is not.
 
-
-def _tracked(top: Path, index: git.Ended) -> tuple[dict[bytes, Entry], frozenset[bytes]]:
-    """What the user's index holds, and which of it a sparse checkout leaves off the disk."""
-    _check_listed(top, index)
-    entries, sparse = {}, set()
-    for tag, mode, oid, path in TRACKED.findall(index.out):
-        entries[path] = Entry(mode.decode(), oid.decode())
-        if tag == b"S":
-            sparse.add(path)
-    return entries, frozenset(sparse)
-
-
-def _untracked(checkout: _Checkout, wish: Wish) -> tuple[frozenset[bytes], LeftOut]:
-    """The files that are neither tracked nor ignored nor recorded by a run, and what had to be left out.
-
-    Ignored files are taken when a pattern of the settings includes them. A `.env` is left out: whoever forgot to
-    ignore it did not mean to show it to a model. Only a pattern that ends in its name says so.
+    That is what is neither tracked nor ignored nor recorded by a run. Ignored files are taken when a pattern of the
+    settings includes them. A `.env` is left out: whoever forgot to ignore it did not mean to show it to a model. Only a
+    pattern that ends in its name says so.
     """
-    left = LeftOut()
-    ours = (WORKSHOP, *(os.fsencode(inside) + b"/" for inside in _inside(checkout.top, _runs(wish))))
-    include = wish.settings.include
-    wanted = [("--exclude-standard",), ("--ignored", *(f"--exclude={pattern}" for pattern in include))]
-    files: set[bytes] = set()
-    for options in wanted if include else wanted[:1]:
-        ended = checkout.lister.attempt("ls-files", "-z", "--others", *options)
-        _check_listed(checkout.top, ended)
+    left, include = LeftOut(), wish.settings.include
+    listings = [listing]
+    if include:
+        patterns = (f"--exclude={pattern}" for pattern in include)
+        listings.append(lister.attempt("ls-files", "-z", "-t", "--others", "--ignored", *patterns))
+    tracked, sparse, files = {}, set(), set()
+    for ended in listings:
+        if ended.code:
+            raise SourceError(f"{top}: git cannot list the files: {ended.err}")
         for folder in UNREADABLE_FOLDER.findall(ended.err):
             left.add(os.fsencode(folder), UNREADABLE)
-        files.update(path for path in ended.out.split(b"\0")[:-1] if not path.startswith(ours))
+        for other, tag, mode, oid, path in LISTED.findall(ended.out):
+            if other:
+                files.add(other)
+                continue
+            tracked[path] = Entry(mode.decode(), oid.decode())
+            if tag == b"S":
+                sparse.add(path)
+    ours = (WORKSHOP, *(os.fsencode(inside) + b"/" for inside in _inside(top, _runs(wish))))
     keys_too = any(pattern.rpartition("/")[2] == ".env" for pattern in include)
+    taken = set()
     for path in sorted(files):
+        if path.startswith(ours):
+            continue
         if path.endswith(b"/"):  # git does not list what is in a repository within the repository
             left.add(path, NESTED)
         elif path.rpartition(b"/")[2] == b".env" and not keys_too:  # ours, with the model's key, is read from one
             left.add(path, KEYS)
         else:
-            continue
-        files.remove(path)
-    return frozenset(files), left
-
-
-def _check_listed(top: Path, ended: git.Ended) -> None:
-    if ended.code:
-        raise SourceError(f"{top}: git cannot list the files: {ended.err}")
+            taken.add(path)
+    return tracked, frozenset(sparse), frozenset(taken), left
 
 
 def _runs(wish: Wish) -> list[Path]:

@@ -47,7 +47,7 @@ QUESTIONS = (
 
 SETTINGS = ("config", "-z", "--get-regexp", r"^core\.(excludesfile|filemode)$")
 FALSE = ("false", "no", "off", "0", "")
-INDEX = ("ls-files", "-z", "--full-name", "--stage", "-t", "--", ":/")
+FILES = ("ls-files", "-z", "-t", "--full-name", "--stage", "--others", "--exclude-standard", "--", ":/")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Place:
         top: The top of the checkout; empty when there is none.
         head: The commit that is checked out; empty when there is none.
         tree: The tree of that commit.
-        index: What git says about the index.
+        files: What git says about the files: how the index has them, and which are neither tracked nor ignored.
     """
 
     inside: bool
@@ -78,12 +78,12 @@ class Place:
     top: str
     head: str
     tree: str
-    index: Ended
+    files: Ended
 
 
 def locate(users: Git) -> Place | Ended:
     """Where a folder is; or how git ended when it takes it for no part of a repository."""
-    said, settings, index = users.attempt_all(_asking(*QUESTIONS), SETTINGS, INDEX)
+    said, settings, files = users.attempt_all(_asking(*QUESTIONS), SETTINGS, FILES)
     if said.code and not said.out:
         return said
     lines = said.out.split(b"\n")[:-1]
@@ -103,7 +103,7 @@ def locate(users: Git) -> Place | Ended:
         top,
         head,
         tree,
-        index,
+        files,
     )
 
 

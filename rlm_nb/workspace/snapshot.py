@@ -47,8 +47,8 @@ HASHES = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}
 ENTRY = re.compile(rb"(\d+) \w+ (\w+)\t([^\0]+)\0")
 """What `git ls-tree -z` says of a path."""
 
-TRACKED = re.compile(rb"(\S) (\d+) (\w+) \d\t([^\0]+)\0")
-"""What `git ls-files -z -t --stage` says of one: a tag, its mode and its id."""
+LISTED = re.compile(rb"(?:\? ([^\0]+)|(\S) (\d+) (\w+) \d\t([^\0]+))\0")
+"""What `git ls-files -z -t --stage` says: a path that is not tracked; or a tag, a mode, an id and the path."""
 
 
 class Entry(NamedTuple):
