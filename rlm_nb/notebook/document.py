@@ -252,7 +252,7 @@ def _valid(node: Node) -> Node:
     Everything else in a cell is ours.
     """
     counted = node.get("execution_count") is not None
-    if not (counted or node.get("outputs")) or _is_valid(node):
+    if _is_plain(node) or _is_valid(node):
         return node
     mended = {
         **node,
@@ -264,6 +264,18 @@ def _valid(node: Node) -> Node:
     if counted and not _is_valid({**node, "outputs": []}):
         mended["execution_count"] = None
     return mended
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether a look shows that it is valid, as nearly all are: building nbformat's validator takes 0.15 s."""
+    count = node.get("execution_count")
+    return (count is None or (type(count) is int and count >= 0)) and all(
+        output.keys() == {"output_type", "name", "text"}
+        and output["output_type"] == "stream"
+        and isinstance(output["name"], str)
+        and isinstance(output["text"], str)
+        for output in node.get("outputs", ())
+    )
 
 
 def _is_valid(node: Node) -> bool:

@@ -159,7 +159,8 @@ class Recorder:
     def listen(self, event: Event) -> None:
         """Record an event of this agent, or of a sub-agent that it started; all others are somebody else's.
 
-        A reply and a complete iteration are on disk when this returns; the rest follows within a second.
+        A complete iteration is in the notebook on disk when this returns, and so is what a person made of a reply; a
+        reply itself is in the journal by then. The rest follows within a second.
 
         Raises:
             RunFolderError: The notebook cannot be saved. Raised where an iteration begins or ends, never for an
@@ -174,7 +175,7 @@ class Recorder:
                 self._record_child(event)
         else:
             return
-        if own and isinstance(event, Replied | Iterated):
+        if own and (isinstance(event, Iterated) or (isinstance(event, Replied) and event.edited)):
             self._document.save()
             if isinstance(event, Iterated) and not _may_go_on(event.iteration):
                 self._journal.clear()

@@ -19,6 +19,7 @@ from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
+from IPython.paths import get_ipython_dir
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 from traitlets.config import Config
@@ -38,6 +39,19 @@ class RLMKernel(IPythonKernel):  # type: ignore[misc]
         # to the reference count of every module, and the pages with all of them become its own: 2 MB, in vain.
         with _modules_out_of_sight():
             super().__init__(**kwargs)
+        if self.shell.parent is not self:
+            self._move_in()
+
+    def _move_in(self) -> None:
+        """Make the shell that was there before the fork what one that is made now would be."""
+        shell, here = self.shell, str(Path.cwd())
+        shell.parent = shell.kernel = self
+        shell.profile_dir, shell.ipython_dir = self.profile_dir, get_ipython_dir()
+        shell.init_environment()
+        shell.init_encoding()
+        shell.init_pushd_popd_magic()  # this is where it notes the user's home
+        shell.starting_dir = here
+        shell.user_ns["_dh"][:] = [Path(here)]
 
 
 @contextmanager
@@ -81,24 +95,31 @@ class BareProfile(ProfileDir):  # type: ignore[misc]
         return False
 
 
+SETTINGS = Config(
+    HistoryManager={"enabled": False},
+    InteractiveShell={"colors": "nocolor", "xmode": "Context"},
+    IPKernelApp={"outstream_class": f"{Stream.__module__}.{Stream.__name__}"},
+    # ipykernel sleeps before each reply, for clients that do not wait for a cell's `idle`. Ours does.
+    Kernel={"_execute_sleep": 0.0},
+    Session={"packer": f"{__name__}.pack"},
+)
+"""Without history or colours: what a model is told about its REPL holds on every machine."""
+
+
 class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
-    """Starts the kernel without history, colours or anybody's configuration."""
+    """Starts the kernel with `SETTINGS` and nobody's configuration."""
 
     name = "rlm-kernel"
     kernel_class = RLMKernel
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
-        """Read nothing: what a model is told about its REPL holds on every machine."""
-        self.update_config(
-            Config(
-                HistoryManager={"enabled": False},
-                InteractiveShell={"colors": "nocolor", "xmode": "Context"},
-                IPKernelApp={"outstream_class": f"{Stream.__module__}.{Stream.__name__}"},
-                # ipykernel sleeps before each reply, for clients that do not wait for a cell's `idle`. Ours does.
-                Kernel={"_execute_sleep": 0.0},
-                Session={"packer": f"{pack.__module__}.{pack.__name__}"},
-            )
-        )
+        """Read none."""
+        self.update_config(SETTINGS)
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Start, and make no records for debugging: traitlets has its loggers ask for all, and drops them late."""
+        super().initialize(argv)
+        self.log.setLevel(self.log_level)
 
     def init_profile_dir(self) -> None:
         """A folder for `%store` and its kin, with nothing in it."""
@@ -184,7 +205,7 @@ def main() -> None:
 
 
 def preload() -> Iterator[None]:
-    """Import what a kernel needs, for processes that are forked afterwards; starts no thread.
+    """Import what a kernel needs, and make its shell, for processes that are forked afterwards; starts no thread.
 
     Yields as soon as a kernel can run a cell, and again after each import that can wait.
     """
@@ -192,6 +213,11 @@ def preload() -> Iterator[None]:
     for name in FIRST:
         import_module(name)
     sysconfig.get_paths()  # read from a file the first time
+    nowhere = BareProfile()
+    shell = RLMKernel.shell_class.default_value.instance(
+        config=SETTINGS, profile_dir=nowhere, ipython_dir=os.sep, compiler_class=RLMKernel.compiler_class.default_value
+    )
+    shell.run_cell("None", store_history=False, silent=True)
     yield
     for name in LATER:
         import_module(name)

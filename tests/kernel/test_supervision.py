@@ -168,6 +168,36 @@ def test_cold_start(tmp_path: Path, clean_environment: Path) -> None:
     assert not psutil.pid_exists(daemon)
 
 
+LOOK = """
+import logging, os
+shell = get_ipython()
+looked = {
+    "kernel": shell.parent is shell.kernel is shell.kernel.parent.kernel,
+    "folders": [shell.home_dir, shell.ipython_dir, shell.profile_dir.location, shell.starting_dir, *map(str, _dh)],
+    "environment": {name: os.environ.get(name) for name in ("PAGER", "TERM", "FORCE_COLOR", "HOME", "TMPDIR")},
+    "names": sorted(name for name in globals() if not name.startswith("_i")),
+    "history": [len(In), len(Out), shell.history_manager.enabled],
+    "settings": [shell.colors, shell.InteractiveTB.mode, type(shell.compile).__name__, shell.kernel._execute_sleep],
+    "log": logging.getLogger("RLMKernelApp").level,
+}
+"""
+"""What a shell that was made before the fork might have kept of where it was made."""
+
+
+def test_a_forked_kernel_is_the_same(launcher: Launcher, tmp_path: Path) -> None:
+    """What was there before the fork knows the kernel's own folders, and nothing of the process that it was made in."""
+    looks = {}
+    with ExitStack() as stack:
+        for name, own in (("warm", launcher), ("cold", stack.enter_context(Launcher(warm=False)))):
+            (tmp_path / name).mkdir()
+            bench = Bench(stack, own, tmp_path / name)
+            bench.run(LOOK)
+            looks[name] = text(bench.run("print(looked)").outputs).replace(str(tmp_path / name), "HERE")
+    assert "'kernel': True" in looks["warm"]
+    assert "HERE/home" in looks["warm"]
+    assert looks["warm"] == looks["cold"]
+
+
 def test_any_jupyter_program_can_start_it(tmp_path: Path) -> None:
     """A stock KernelManager starts the kernelspec: a REPL in which the bridge's functions say that nobody answers."""
     manager = KernelManager(transport="ipc", connection_file=str(tmp_path / "connection.json"), ip=str(tmp_path / "k"))
