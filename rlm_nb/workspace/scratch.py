@@ -6,6 +6,8 @@ import logging
 import os
 import secrets
 import stat
+import struct
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,12 @@ ROUNDS = 5
 SHORT = Path("/tmp")
 """Where the sockets of kernels are, when the path of the temporary folder leaves them no room."""
 
+SPREAD = 0x0002_0000
+"""`FS_TOPDIR_FL` of the header linux/fs.h: what is below this folder is not related."""
+
+_FLAGS = struct.Struct("l")
+_GET_FLAGS, _SET_FLAGS = 0x8000_6601 | _FLAGS.size << 16, 0x4000_6602 | _FLAGS.size << 16
+
 _there: set[Path] = set()
 
 
@@ -38,6 +46,7 @@ def scratch(tell: Callable[[str], None] = log.warning) -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix=mark())).resolve()
     _there.add(folder)
+    _spread(folder)
     try:
         yield folder
     finally:
@@ -46,6 +55,25 @@ def scratch(tell: Callable[[str], None] = log.warning) -> Iterator[Path]:
         if not gone:
             why = "it holds a mount point, or files that may not be removed (chattr +i)"
             tell(f"the temporary folder {folder} could not be removed whole: {why}")
+
+
+def _spread(folder: Path) -> None:
+    """Ask the file system to spread what is made in a folder over the disk, as `chattr +T` does.
+
+    ext4 avoids the places of files that were deleted in the last minutes, and looks through all of them, near the
+    folder, each time that a file is made. Agents that come and go make and delete thousands: where they all do it in
+    one place, a run of sixteen takes a fifth more of the processor.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # a file system that has no such thing
+            opened = os.open(folder, FOLDER)
+            try:
+                (flags,) = _FLAGS.unpack(fcntl.ioctl(opened, _GET_FLAGS, bytes(_FLAGS.size)))
+                fcntl.ioctl(opened, _SET_FLAGS, _FLAGS.pack(flags | SPREAD))
+            finally:
+                os.close(opened)
 
 
 def remove_abandoned() -> None:

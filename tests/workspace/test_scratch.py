@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -36,6 +37,20 @@ def test_a_scratch_folder_is_its_owners_alone_and_gone_after_a_failure():
         raise RuntimeError(f"on purpose: {folder.name} {stat.S_IMODE(folder.stat().st_mode):o}")
     assert re.search(r"on purpose: rlm-\S+ 700", str(raised.value))
     assert not folder.exists()
+
+
+@pytest.mark.skipif(shutil.which("lsattr") is None, reason="e2fsprogs is not installed")
+def test_a_scratch_folder_spreads_what_is_made_in_it(tmp_path: Path) -> None:
+    """It has the flag of a top directory where the file system knows that, and is made all the same elsewhere."""
+
+    def flags(folder: Path) -> str:
+        listed = subprocess.run(["lsattr", "-d", folder], capture_output=True, text=True, check=False)
+        return listed.stdout.partition(" ")[0]
+
+    has_flags = subprocess.run(["chattr", "+T", tmp_path], capture_output=True, check=False).returncode == 0
+    with scratch() as folder:
+        if folder.stat().st_dev == tmp_path.stat().st_dev:
+            assert ("T" in flags(folder)) == has_flags
 
 
 def test_three_thousand_nested_folders_go(tmp_path):
