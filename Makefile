@@ -14,13 +14,14 @@ BIN := $(VENV)/bin
 # A git hook that calls make sets the first three, and they would turn every git below to the wrong repository.
 unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help demo test check bench clean environment
+.PHONY: help demo test check bench labextension labextension-sources clean environment
 
 help:
 	@echo 'make demo    run an agent with sub-agents on a small repository; needs no key'
 	@echo 'make test    run the tests (PYTEST_ARGS="-k ledger -x" goes to pytest, WORKERS=4 for more processes)'
 	@echo 'make check   ruff, ruff format, mypy --strict, and the layers of the package'
 	@echo 'make bench   measure starts, memory, fan-outs and overheads beside stock kernels; draws build/bench/fanout.png'
+	@echo 'make labextension   build what JupyterLab loads from labextension/src; needs Node.js, as nothing else does'
 	@echo 'make clean   remove the environments, the caches and what was built; recorded runs stay'
 	@echo
 	@echo 'PYTHON=python3.13 chooses the interpreter; UV= sets the environment up with pip although uv is there.'
@@ -53,8 +54,18 @@ bench: EXTRAS = test,bench
 bench: environment
 	@$(BIN)/python -m rlm_nb.bench
 
+# What is built is kept in git, so that neither an installation nor a test needs Node.js; a test compares it with its sources.
+labextension: EXTRAS = test,labextension
+labextension: environment
+	@cd labextension && npm ci --no-audit --no-fund --ignore-scripts && node_modules/.bin/tsc && \
+		PATH="$(abspath $(BIN)):$$PATH" jupyter-builder build .
+	@$(MAKE) --silent labextension-sources >labextension/built/sources.cksum
+
+labextension-sources:
+	@cd labextension && cat package.json package-lock.json tsconfig.json src/*.ts* style/* | cksum
+
 clean:
-	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-* build dist labextension/node_modules labextension/lib .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find rlm_nb tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 environment:

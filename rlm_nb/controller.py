@@ -28,6 +28,7 @@ from rlm_nb.bridge.server import Call
 from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config
+from rlm_nb.control import Control
 from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
 from rlm_nb.home import Home, Look, Opened
 from rlm_nb.kernel.client import KernelClient
@@ -250,12 +251,14 @@ class Run:
         self._settings = self.config.model_dump(mode="json")
         self._iterations = self._run_root()
         self._stack = ExitStack()
+        self._control = Control(self.folder, self.cancel)
 
     def __enter__(self) -> Self:
         self.write_state()
         # At once: whoever does not wait for the end of a run that he stopped finds that he stopped it.
         stop = self.cancel.calling(lambda: self._write_stopped(CancelledError(self.cancel.reason), ended=False))
         self._stack.enter_context(stop)
+        self._stack.enter_context(self._control)
         return self
 
     def __exit__(
@@ -361,20 +364,21 @@ class Run:
                     self.model, self.ledger, self.price, task.agent, max_tokens, tell, recorder.keep, before
                 )
                 above(AgentStarted(task.agent, task))
-                soft = stack.enter_context(cancel.child(earlier=self._finishing()))
+                hard = stack.enter_context(self._control.stoppable(task.agent, cancel))
+                soft = stack.enter_context(hard.child(earlier=self._finishing()))
                 home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
                 before_now = self._before(past, home) if past else None
-                review = None if self.review is None else partial(self.review, home.look)
+                review = None if self.review is None else partial(self._control.reviewing(self.review), home.look)
                 agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review)
                 try:
-                    outcome = yield from agent.iterate(soft, cancel)
+                    outcome = yield from agent.iterate(soft, hard)
                 except RLMError as error:
                     if not task.depth:
                         raise  # the run never began: it leaves nothing behind
                     why = f"It could not begin: {error}"
                     outcome = Outcome("error", Answer.of(f"No answer was reached. {why}"), "none", why)
                 home.rest()
-                with cancel.grace(BRINGING_HOME) as late:
+                with hard.grace(BRINGING_HOME) as late:
                     patch = home.patch(late)
                 result = AgentResult(
                     agent=task.agent,

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from rlm_nb.audience import ignore
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
+from rlm_nb.control import SAID, SKIPPED, as_changed
 from rlm_nb.controller import Run, RunResult, open_run
 from rlm_nb.errors import RLMError
 from rlm_nb.home import Look
@@ -41,10 +42,6 @@ POLL = 0.1
 
 VARIABLES = "%whos"
 
-CHANGED = "Before your cells ran, the user changed them. This ran instead of them:\n\n```python\n{code}\n```"
-SKIPPED = "The user did not let your cells run."
-SAID = "The user did not let your cells run, and says:\n\n{text}"
-
 
 @dataclass
 class _Waiting:
@@ -53,6 +50,7 @@ class _Waiting:
     proposal: Proposal
     look: Look
     decision: queue.Queue[Decision] = field(default_factory=queue.Queue)
+    over: Cancellation = field(default_factory=Cancellation)
 
 
 class Session:
@@ -125,10 +123,18 @@ class Session:
         Raises:
             RLMError: What kept the run from starting.
         """
-        while not self._ended and (self._waiting is None or self._cancel.is_cancelled()):
+        while not self._ended and (self._waiting is None or self._is_over(self._waiting)):
             self._waiting = None  # whatever was proposed to a run that is being stopped is not asked about any more
             self._take()
         return None if self._waiting is None else self._shown(self._waiting)
+
+    @contextmanager
+    def while_it_waits(self, cancel: Cancellation) -> Iterator[Cancellation]:
+        """A signal that is set with this one, and when what was proposed last is decided about by somebody else."""
+        with cancel.child() as still, ExitStack() as stack:
+            if (waiting := self._waiting) is not None:
+                stack.enter_context(waiting.over.calling(lambda: still.cancel(waiting.over.reason)))
+            yield still
 
     def edit(self, *code: str) -> Proposal:
         """Put these cells in the place of the proposed ones; the model is told so when they have run.
@@ -256,10 +262,11 @@ class Session:
             return Decision()
         waiting = _Waiting(proposal, look)
         self._happened.put(waiting)
-        while True:
-            with suppress(queue.Empty):
-                return waiting.decision.get(timeout=POLL)
-            cancel.check()
+        with cancel.calling(lambda: waiting.over.cancel(cancel.reason)):
+            while True:
+                with suppress(queue.Empty):
+                    return waiting.decision.get(timeout=POLL)
+                cancel.check()
 
     def _stops_at(self, proposal: Proposal) -> bool:
         with self._lock:
@@ -271,6 +278,9 @@ class Session:
             if self._alone or self._to_next:
                 return False
             return self._everybody or proposal.agent in self._followed
+
+    def _is_over(self, waiting: _Waiting) -> bool:
+        return self._cancel.is_cancelled() or waiting.over.is_cancelled()
 
     def _take(self) -> None:
         """Wait for the next thing that happens."""
@@ -295,7 +305,7 @@ class Session:
     def _as_edited(self) -> Decision:
         if self._code is None:
             return Decision()
-        return Decision(self._code, said=CHANGED.format(code="\n```\n\n```python\n".join(self._code)))
+        return Decision(self._code, said=as_changed(self._code))
 
     def _settle(self, waiting: _Waiting, decision: Decision) -> None:
         self._waiting, self._code = None, None

@@ -121,11 +121,12 @@ def follow(session: Session, screen: Screen, keyboard: Keyboard, cancel: Cancell
         while not decided:
             screen.ask(f"{short}, (?): ")
             try:
-                line = keyboard.line(cancel)
+                with session.while_it_waits(cancel) as still:
+                    line = keyboard.line(still)
                 decided = _do(
                     session, screen, keyboard, cancel, choices, proposal, "q" if line is None else line.strip()
                 )
-            except CancelledError:  # the run ends by itself
+            except CancelledError:  # the run ends by itself, or somebody else decided
                 decided = True
             except RLMError as error:
                 screen.say(f"{error}.")

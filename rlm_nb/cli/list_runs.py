@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,29 +37,29 @@ def runs(
 
         folder = load(config, {"runs": {"dir": runs_dir}}).runs.dir
         try:
-            found = sorted(_found(folder), key=lambda run: run["started"], reverse=True)
+            listed = sorted(found(folder.iterdir()), key=lambda run: run["started"], reverse=True)
         except OSError as error:
             raise RunFolderError(f"no runs are recorded in {folder}: {error.strerror}") from None
         try:
             if as_json:
-                write(json.dumps(found, indent=2, ensure_ascii=False))
-            elif not found:
+                write(json.dumps(listed, indent=2, ensure_ascii=False))
+            elif not listed:
                 tell(f"No runs are recorded in {folder}.")
             elif sys.stdout.isatty():
-                _print(found)
+                _print(listed)
             else:
-                write("\n".join(" · ".join(filter(None, _row(run))) for run in found))
+                write("\n".join(" · ".join(filter(None, _row(run))) for run in listed))
         except OSError as error:
             tell(f"Error: the runs could not be written to stdout: {error.strerror or error}")
             sys.exit(1)
 
 
-def _found(runs_dir: Path) -> Iterator[dict[str, Any]]:
-    """Every run, whatever state its folder is in."""
+def found(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Each that is a run's, whatever state it is in."""
     from rlm_nb.errors import RunFolderError
     from rlm_nb.run_folder import summary
 
-    for folder in runs_dir.iterdir():
+    for folder in folders:
         try:
             if not any(_is_there(folder / name) for name in NOTEBOOKS):
                 continue

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,6 +64,10 @@ def run(
     approve: Annotated[
         bool, typer.Option("--approve", help="Ask about the cells of each reply, of every agent, before they run.")
     ] = False,
+    approve_in_lab: Annotated[
+        bool, typer.Option("--approve-in-lab", help="The same, in the panel of JupyterLab only.")
+    ] = False,
+    while_stdin_is_open: Annotated[bool, typer.Option(hidden=True)] = False,
     branch: Annotated[
         str | None,
         typer.Option("--branch", "-b", metavar="NAME", help="Start from this branch.", rich_help_panel=WHERE),
@@ -133,6 +138,7 @@ def run(
         }
         settings = load(config, flags, FLAGS)
         from rlm_nb import controller
+        from rlm_nb.control import from_outside
         from rlm_nb.errors import SourceError
         from rlm_nb.kernel import environment
 
@@ -145,9 +151,13 @@ def run(
                     raise SourceError(f"{opened.source.origin} has no files to --apply edits to: leave that away")
                 view.say(announcement(opened))
 
+            if while_stdin_is_open:
+                Thread(target=_until_stdin_ends, args=[cancel], daemon=True).start()
             named: dict[str, Any] = {"secrets": keys.secrets, "branch": branch, "commit": commit, "context": context}
             if approve:
                 return _approved(task, source, settings, view, check, listen=listen, cancel=cancel, **named)
+            if approve_in_lab:
+                named["review"] = from_outside
             with controller.open_run(task, source, settings, listen=listen, cancel=cancel, **named) as opened:
                 check(opened)
                 for _ in opened.iterations():
@@ -155,6 +165,13 @@ def run(
             return opened.result
 
         sys.exit(run_to_its_end(begin, view, keys, output, apply=apply))
+
+
+def _until_stdin_ends(cancel: Cancellation) -> None:
+    """Stop the run once whoever started it is gone, be it killed: its end of the pipe is closed then."""
+    while os.read(0, 1024):
+        pass
+    cancel.cancel("what started it has ended")
 
 
 def _approved(

@@ -1,0 +1,134 @@
+"""A real JupyterLab on the loopback interface, and what a person does in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import nbformat
+from playwright.sync_api import Locator, Page, expect
+
+PATIENCE = 60.0
+"""Seconds that a server, a page or a cell may take."""
+
+NOTHING_ELSE = {
+    "LabApp": {
+        "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "expose_app_in_browser": True,
+        "news_url": None,
+    },
+    "ServerApp": {"allow_root": True, "open_browser": False, "port": 0, "ip": "127.0.0.1"},
+}
+
+
+@dataclass
+class Lab:
+    """A server.
+
+    Args:
+        url: Where it is.
+        token: What it wants to see.
+        folder: Its root.
+    """
+
+    url: str
+    token: str
+    folder: Path
+
+    def shut_down_kernels(self) -> None:
+        """End every kernel, as the panel of running kernels does."""
+        for session in self._ask("GET", "api/sessions"):
+            self._ask("DELETE", f"api/sessions/{session['id']}")
+        for kernel in self._ask("GET", "api/kernels"):
+            self._ask("DELETE", f"api/kernels/{kernel['id']}")
+
+    def _ask(self, method: str, path: str) -> Any:
+        request = Request(f"{self.url}{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        with urlopen(request, timeout=PATIENCE) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def write(self, name: str, *codes: str, kernel: str = "python3") -> None:
+        """A notebook with these cells."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+        notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel}
+        nbformat.write(notebook, self.folder / name)
+
+    def open(self, page: Page, name: str, *, view: str = "lab/tree") -> Notebook:
+        """Open a notebook, and wait for its kernel."""
+        page.goto(f"{self.url}{view}/{quote(name)}?token={self.token}{'&reset' if view == 'lab/tree' else ''}")
+        opened = Notebook(page)
+        expect(opened.cells.first).to_be_visible(timeout=1000 * PATIENCE)
+        expect(page.locator(".jp-Notebook-ExecutionIndicator").first).to_have_attribute(
+            "data-status", "idle", timeout=1000 * PATIENCE
+        )
+        return opened
+
+
+@dataclass
+class Notebook:
+    """An open notebook."""
+
+    page: Page
+
+    @property
+    def cells(self) -> Locator:
+        """Its code cells."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell")
+
+    def run(self, number: int) -> Locator:
+        """Run a cell, counted from 0, as a person does; returns its output area."""
+        cell = self.cells.nth(number)
+        for _ in range(int(PATIENCE)):
+            cell.locator(".cm-content").click()
+            self.page.keyboard.press("Shift+Enter")
+            with suppress(AssertionError):  # a cell that is run before there is a kernel is not run at all
+                expect(cell.locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[[*\d]"), timeout=1000)
+                break
+        return self.output(number)
+
+    def output(self, number: int) -> Locator:
+        """What is below a cell."""
+        return self.cells.nth(number).locator(".jp-OutputArea")
+
+    def source(self, number: int) -> str:
+        """What is in it."""
+        return self.cells.nth(number).locator(".cm-content").inner_text()
+
+
+@contextmanager
+def jupyterlab(folder: Path, **variables: str) -> Iterator[Lab]:
+    """A server on a folder; kernels and all else that it starts end with it."""
+    runtime, token = folder.parent / "runtime", secrets.token_hex(8)
+    settings = folder.parent / "settings.json"
+    settings.write_text(json.dumps({**NOTHING_ELSE, "IdentityProvider": {"token": token}}))
+    log = (folder.parent / "server.log").open("wb")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", f"--config={settings}", f"--ServerApp.root_dir={folder}"],
+        env=os.environ | {"JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_PREFER_ENV_PATH": "1"} | variables,
+        cwd=folder,
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        end = time.monotonic() + PATIENCE
+        while not (found := list(runtime.glob("jpserver-*.json"))) or not found[0].read_text():
+            assert server.poll() is None, (folder.parent / "server.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        yield Lab(json.loads(found[0].read_text())["url"], token, folder)
+    finally:
+        server.terminate()
+        server.wait(PATIENCE)
+        log.close()

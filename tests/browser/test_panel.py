@@ -1,0 +1,116 @@
+"""The panel of JupyterLab, with runs that go on."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from rlm_nb.notebook.reader import read
+from rlm_nb.notebook.tree import everyone, tree
+from tests.browser.conftest import Seen
+from tests.browser.lab import PATIENCE, Lab, jupyterlab
+from tests.browser.test_report import PAYLOADS
+from tests.whole_runs.conftest import Shell, cell, until
+
+SOON = 1000 * PATIENCE
+FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
+
+
+@pytest.fixture
+def lab(server: Lab, chromium: BrowserContext) -> Iterator[Lab]:
+    """The server, with no kernel before and after."""
+    yield server
+    server.shut_down_kernels()
+
+
+@pytest.fixture(scope="module")
+def server(clean_environment: Path) -> Iterator[Lab]:
+    """One server for all tests here; its folder is what agents work on."""
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=clean_environment) as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        (root / "README.md").write_text("# greeting\n\nSays hello.\n")
+        with jupyterlab(root) as started:
+            yield started
+
+
+def panel(page: Page, lab: Lab) -> Locator:
+    """The panel, opened as a person does."""
+    page.goto(f"{lab.url}lab?token={lab.token}&reset")
+    page.locator(".jp-SideBar .lm-TabBar-tab[data-id='rlm-nb-runs']").click(timeout=SOON)
+    return page.locator("#rlm-nb-runs")
+
+
+def test_a_run_is_started_approved_edited_and_read(lab: Lab, seen: Seen, tmp_path: Path) -> None:
+    """With what hostile models say shown as text, and a notebook that opens at a click."""
+    hostile = "\n\n".join(PAYLOADS)
+    root = [
+        f"{hostile}\n\n{cell('x = 1')}",
+        cell("import os; os.remove('README.md')"),
+        cell(f"FINAL([x, os.path.exists('README.md') if 'os' in globals() else True, {PAYLOADS[0]!r}])"),
+    ]
+    model = Shell(tmp_path).script({"root": root})
+    shown = panel(seen.page, lab)
+    shown.get_by_text("Start a run on this folder").click()
+    shown.get_by_label("Task").fill(f"Look around {PAYLOADS[1]}")
+    shown.get_by_label("Model").fill(model)
+    shown.get_by_label("At most").fill("0.75")
+    shown.get_by_label("Ask me before cells run").check()
+    shown.get_by_role("button", name="Start", exact=True).click()
+    waits = shown.get_by_role("group", name="root waits")
+    expect(waits).to_contain_text("iteration 1", timeout=SOON)
+    expect(shown.get_by_role("meter", name="money")).to_have_attribute("aria-valuemax", "0.75")
+    waits.get_by_text("What it says").click()
+    expect(waits.locator("pre")).to_contain_text(PAYLOADS[0])
+    assert waits.locator("pre *").count() == 0
+    waits.get_by_label("Cell 1").fill("x = 42")
+    waits.get_by_role("button", name="Run as edited").click()
+    expect(waits).to_contain_text("iteration 2", timeout=SOON)
+    waits.get_by_label("Say").fill("Keep it.")
+    waits.get_by_role("button", name="Do not run").click()
+    expect(waits).to_contain_text("iteration 3", timeout=SOON)
+    waits.get_by_role("button", name="Run", exact=True).click()
+    expect(waits).to_have_count(0, timeout=SOON)
+    expect(shown.locator("header .rlm-Status")).to_have_attribute("data-status", "completed", timeout=SOON)
+    expect(shown.locator(".rlm-Agent")).to_contain_text("3 iterations")
+    shown.get_by_role("button", name="root", exact=True).click()
+    expect(seen.page.locator(".lm-TabBar-tab", has_text="root.ipynb").first).to_be_visible(timeout=SOON)
+    recorded = read(next(lab.folder.glob("runs/*/root.ipynb")))
+    assert recorded.outcome is not None
+    assert recorded.outcome.answer.value == [42, True, PAYLOADS[0]]
+    assert "Keep it." in recorded.iterations[2].message
+    assert seen.page.evaluate("window.ran") is None
+    assert shown.locator("img, script, iframe, svg, a").count() == 0
+    assert [one for one in seen.said if one[:5] in ("dialo", "windo")] == []
+
+
+def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: Path) -> None:
+    """Its parent goes on without it; the tree says how each of them stands, and what it took."""
+    (lab.folder / "elsewhere").mkdir()
+    shell = Shell(lab.folder / "elsewhere")
+    agents = {"root": [cell("rlm_query_batched(['wait'])"), cell(FOREVER)], "root.1": [cell(FOREVER)]}
+    shown = panel(seen.page, lab)
+    with shell.start(repository, "--model", shell.script(agents), "--runs-dir", lab.folder / "runs") as running:
+        name = re.compile("Say hello")
+        shown.get_by_role("list", name="Runs").get_by_role("button", name=name).first.click(timeout=SOON)
+        run = shown.locator(".rlm-Run")
+        child = run.locator(".rlm-Agent").nth(1)
+        expect(child).to_contain_text("root.1", timeout=SOON)
+        child.get_by_role("button", name="Stop").click()
+        expect(child.locator(".rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
+        expect(run.locator(".rlm-Agent").first).to_contain_text("1 iteration", timeout=SOON)
+        expect(run.locator("header .rlm-Status")).to_have_attribute("data-status", "running")
+        run.get_by_role("button", name="Stop the run").click()
+        expect(run.locator("header .rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
+        assert running.end().code == 3
+    folder = max(lab.folder.glob("runs/*/"), key=lambda path: path.name)
+    assert [(node.agent, node.status) for node in everyone(tree(folder))] == [
+        ("root", "partial"),
+        ("root.1", "partial"),
+    ]
+    until(lambda: run.get_by_role("button", name="Stop the run").count() == 0)
