@@ -39,11 +39,13 @@ PLACES = {
 SCREEN = {
     "git clone … && cd rlm-nb && make demo": "tests/test_demo.py",
     "make test": "a test below",
+    "pip install 'rlm-nb[lab]'": "tests/test_packaging.py",
+    "rlm-nb lab last": "tests/browser/test_lab_verb.py",
     "export RLM_MODEL=scripted:model.yaml": "a test below",
 }
 """The commands that are shown with what they print, and who runs them."""
 
-VERBS = ["run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step", "runs", "show", "report"]
+VERBS = ["run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step", "runs", "show", "report", "lab"]
 """Those whose flags the documents name."""
 
 CELL = """edit_file("README.md", "Says hello.", "Says hello to everybody.")\nFINAL("done")\n"""

@@ -32,6 +32,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.doctor import doctor
     from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
+    from rlm_nb.cli.lab import lab
     from rlm_nb.cli.list_runs import runs
     from rlm_nb.cli.replay import replay
     from rlm_nb.cli.report import report
@@ -66,6 +67,7 @@ def app() -> typer.Typer:
     commands.command()(show)
     commands.command()(tree)
     commands.command()(report)
+    commands.command()(lab)
     commands.command()(diff)
     commands.command()(apply)
     commands.command()(clean)
