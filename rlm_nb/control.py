@@ -34,8 +34,8 @@ FOLDER = ".control"
 POLL = 0.2
 """Seconds between two looks at what is asked."""
 
-LARGEST = 1 << 20
-"""Bytes of what is asked; no cell that a person edits is longer."""
+LARGEST = 1 << 24
+"""Bytes of a file; no reply of a model, and no cell that a person edits, is longer."""
 
 SKIPPED = "The user did not let your cells run."
 SAID = "The user did not let your cells run, and says:\n\n{text}"

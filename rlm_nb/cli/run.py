@@ -157,6 +157,7 @@ def run(
             if approve:
                 return _approved(task, source, settings, view, check, listen=listen, cancel=cancel, **named)
             if approve_in_lab:
+                view.say("Cells wait for you in the panel of JupyterLab; rlm-nb lab starts it.")
                 named["review"] = from_outside
             with controller.open_run(task, source, settings, listen=listen, cancel=cancel, **named) as opened:
                 check(opened)

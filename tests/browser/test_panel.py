@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from jupyter_core.paths import jupyter_data_dir
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from rlm_nb.notebook.reader import read
@@ -44,6 +49,21 @@ def panel(page: Page, lab: Lab) -> Locator:
     page.goto(f"{lab.url}lab?token={lab.token}&reset")
     page.locator(".jp-SideBar .lm-TabBar-tab[data-id='rlm-nb-runs']").click(timeout=SOON)
     return page.locator("#rlm-nb-runs")
+
+
+@contextmanager
+def kernelspec(run: Path, agent: str) -> Iterator[None]:
+    """A kernelspec that says it leads into the kernel of this agent; here it is one like any other."""
+    folder = Path(jupyter_data_dir()) / "kernels" / "rlm-live-abc"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    metadata = {"rlm": {"run": str(run), "agent": agent}}
+    spec = {"argv": argv, "display_name": "root.1", "language": "python", "metadata": metadata}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_run_is_started_approved_edited_and_read(lab: Lab, seen: Seen, tmp_path: Path) -> None:
@@ -101,6 +121,12 @@ def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: 
         run = shown.locator(".rlm-Run")
         child = run.locator(".rlm-Agent").nth(1)
         expect(child).to_contain_text("root.1", timeout=SOON)
+        assert run.get_by_role("button", name="Attach").count() == 0
+        with kernelspec(next(lab.folder.glob("runs/*/root.1.ipynb")).parent, "root.1"):
+            child.get_by_role("button", name="Attach").click(timeout=SOON)
+            expect(seen.page.locator(".jp-CodeConsole-banner")).to_contain_text("IPython", timeout=SOON)
+            assert run.get_by_role("button", name="Attach").count() == 1
+        expect(run.get_by_role("button", name="Attach")).to_have_count(0, timeout=SOON)
         child.get_by_role("button", name="Stop").click()
         expect(child.locator(".rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
         expect(run.locator(".rlm-Agent").first).to_contain_text("1 iteration", timeout=SOON)
