@@ -133,6 +133,7 @@ function Begin(props: { folder: () => string; post: Post; choose: (run: string) 
   return (
     <details className="rlm-Begin">
       <summary>Start a run on this folder</summary>
+      <p className="rlm-Hint">{`/${props.folder()}`}</p>
       <textarea aria-label="Task" placeholder="What is to be done?" value={task} onChange={e => setTask(e.target.value)} />
       <label>
         Model <input aria-label="Model" placeholder="as set" value={model} onChange={e => setModel(e.target.value)} />

@@ -155,6 +155,8 @@ class Start(Handler):
             raise HTTPError(400, "the model is a name, and the most it may cost a number")
         if not folder.is_dir():
             raise HTTPError(404, "there is no such folder")
+        if looking.is_run(folder):
+            raise HTTPError(409, "this is the folder of a run; show the one with your files in the file browser")
         wanted = Wanted(folder, runs, task, model, cost, body.get("approve") is True)
         try:
             run = await asyncio.to_thread(self._starter.start, wanted)

@@ -40,6 +40,7 @@ def ask(
     *,
     token: str | None = None,
     opener: OpenerDirector | None = None,
+    xsrf: str | None = None,
     **query: str,
 ) -> tuple[int, Any]:
     """The status and what is answered."""
@@ -47,7 +48,7 @@ def ask(
     request = Request(
         f"{lab.url}rlm-nb/{name}?{urlencode(query)}",
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"token {token}"} if token else {},
+        headers=({"Authorization": f"token {token}"} if token else {}) | ({"X-XSRFToken": xsrf} if xsrf else {}),
     )
     try:
         with (opener or build_opener()).open(request, timeout=PATIENCE) as answer:
@@ -59,10 +60,14 @@ def ask(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_is_answered_who_is_not_logged_in(name: str, lab: Lab) -> None:
-    """Without a token, with a wrong one, and with a cookie from a page of another site."""
+    """Without a token, with a wrong one, as a visitor of the page to log in, and logged in from another site's page."""
     body = None if name in ("runs", "run") else {"run": "project", "folder": "project", "task": "x"}
     assert ask(lab, name, body, token="", run="project")[0] == 403
     assert ask(lab, name, body, token="wrong", run="project")[0] == 403
+    visitor = HTTPCookieProcessor(CookieJar())
+    with build_opener(visitor).open(f"{lab.url}login", timeout=PATIENCE):
+        [xsrf] = [cookie.value for cookie in visitor.cookiejar if cookie.name == "_xsrf"]
+    assert ask(lab, name, body, token="", opener=build_opener(visitor), xsrf=xsrf, run="project")[0] == 403
     jar = build_opener(HTTPCookieProcessor(CookieJar()))
     with jar.open(f"{lab.url}lab?token={lab.token}", timeout=PATIENCE):
         pass
@@ -88,6 +93,7 @@ def test_only_what_is_below_the_root_is_answered_about(lab: Lab, tmp_path: Path)
         "project/../../outside/run": 403,
         str(outside): 403,
         "//outside": 403,
+        "project/../project": 403,
         "link": 403,
         "link/run.json": 403,
         ".hidden": 404,
@@ -143,6 +149,7 @@ def test_a_run_is_started_seen_decided_about_and_stopped(lab: Lab, tmp_path: Pat
     until(lambda: [one["number"] for one in ask(lab, "run", run=run)[1]["waiting"]] == [2])
     [listed] = ask(lab, "runs", folder="project/runs")[1]
     assert (listed["run"], listed["status"], listed["task"]) == (run, "running", "Work")
+    assert ask(lab, "start", {"folder": run, "task": "x"})[0] == 409
     assert ask(lab, "stop", {"run": run})[0] == 200
     process = state_of(lab.folder / run)["pid"]
     until(lambda: not psutil.pid_exists(process))
