@@ -158,6 +158,16 @@ class KernelSettings(Section):
         return None if self.memory_limit is None else max(SMALLEST_MEMORY, _bytes(self.memory_limit, whole=machine))
 
 
+class IsolationSettings(Section):
+    """What cells are kept from."""
+
+    level: Literal["auto", "ns", "landlock", "none"] = "auto"
+    min_level: Literal["none", "landlock", "ns"] = "none"
+    network: Literal["none", "loopback", "host"] = "none"
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+
+
 class WorkspaceSettings(Section):
     """What is taken from your checkout, and back from an agent's worktree."""
 
@@ -197,6 +207,7 @@ class Config(BaseSettings):
     rlm: RLMSettings = RLMSettings()
     budget: BudgetSettings = BudgetSettings()
     kernel: KernelSettings = KernelSettings()
+    isolation: IsolationSettings = IsolationSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
     tasks: TasksSettings = TasksSettings()
     runs: RunsSettings = RunsSettings()

@@ -7,7 +7,7 @@ replaced. The caller always gets a `CellResult`, and the model is told what happ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +42,7 @@ class KernelClient:
         greeting: Tells what a kernel is told when it says hello; may take its time, while the kernel waits.
         handle: Answers the calls that cells make (`rlm_query`, `llm_query`, `budget`).
         cancel: What cancels every call.
+        readable: What the kernel may read, beside what is the agent's own, the system's, and Python's.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class KernelClient:
         greeting: Callable[[], dict[str, JSON]],
         handle: Handler,
         cancel: Cancellation,
+        readable: Sequence[Path] = (),
     ) -> None:
+        self._readable = tuple(readable)
         self._launcher, self._folder, self._workdir, self._outputs = launcher, folder, workdir, outputs
         self._settings, self._greeting, self._handle, self._cancel = settings, greeting, handle, cancel
         self._restarts = 0
@@ -192,6 +195,7 @@ class KernelClient:
             self._answer,
             self._cancel,
             self._settings,
+            self._readable,
         )
 
     def _discard(self) -> None:

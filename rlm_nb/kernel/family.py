@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -65,26 +65,27 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def end(ancestor: int, spare: int | None = None) -> None:
+def end(ancestor: int, spare: int | None = None, apart: Container[int] = ()) -> None:
     """SIGKILL all descendants of a process, until there is nobody left.
 
     Args:
         ancestor: The process, which must be this one, or its children would stay as zombies.
         spare: A child that is left alive, leader of its process group; it stands still meanwhile.
+        apart: Others that are left alone.
     """
     # A signal to a group is the one thing that is faster than processes that do nothing but fork: it reaches all of
     # them at once, and no fork falls in between.
     if spare is not None:
         _signal_group(spare, signal.SIGSTOP)
-    apart = {os.getpgrp(), spare}
+    groups_apart = {os.getpgrp(), spare}
     found = True
     while found:
         found = False
         for member in living(ancestor):
-            if member.pid != spare:
+            if member.pid != spare and member.pid not in apart:
                 found = True
                 with suppress(ProcessLookupError):
-                    if (group := os.getpgid(member.pid)) not in apart:
+                    if (group := os.getpgid(member.pid)) not in groups_apart:
                         _signal_group(group, signal.SIGKILL)
                     os.kill(member.pid, signal.SIGKILL)
         reap(spare)

@@ -18,10 +18,13 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
 from rlm_nb.kernel.guard import Guard
+from rlm_nb.kernel.isolation.birth import Born, bear
+from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.supervisor import supervise
 
@@ -81,7 +84,7 @@ def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None
 def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     side_fd, log, *kept = descriptors
     side = socket.socket(fileno=side_fd)
-    limits = Limits.from_text(request["limits"])
+    limits, policy = Limits.from_text(request["limits"]), Policy.from_text(request["policy"])
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(log, 1)
@@ -89,25 +92,25 @@ def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoRet
     for descriptor in {null, log} - {0, 1, 2}:
         os.close(descriptor)
 
-    def start() -> int:
-        pid = os.fork()
-        if pid == 0:
-            side.close()
-            _become_kernel(request, kept, limits)
+    def prepare() -> None:
+        side.close()
+        os.setsid()
+        limits.apply()
+
+    def start() -> Born:
+        born = bear(policy, prepare, partial(_become_kernel, request, kept))
         for descriptor in kept:
             os.close(descriptor)
-        return pid
+        return born
 
     os.setsid()  # out of reach of signals for the controller's terminal
     supervise(side, start, limits)
 
 
-def _become_kernel(request: dict[str, Any], kept: list[int], limits: Limits) -> NoReturn:
+def _become_kernel(request: dict[str, Any], kept: list[int]) -> NoReturn:
     """Be for the kernel what a new process would be, and run it."""
     code = 1
     try:
-        os.setsid()
-        limits.apply()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

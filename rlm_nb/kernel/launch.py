@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from functools import cache
 from importlib import metadata
@@ -22,8 +22,11 @@ from jupyter_client.kernelspec import KernelSpec
 
 from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.cancellation import Cancellation
+from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel import causes, environment, messages
+from rlm_nb.kernel.isolation.choice import Choice, Isolation
+from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess, open_log
 from rlm_nb.processes import mark
@@ -47,9 +50,11 @@ class Launcher:
 
     Args:
         warm: Whether kernels are forked from a warm process, as far as the system allows.
+        isolation: What kernels are kept from.
     """
 
-    def __init__(self, *, warm: bool = True) -> None:
+    def __init__(self, *, warm: bool = True, isolation: IsolationSettings | None = None) -> None:
+        self._isolation = Isolation(isolation or IsolationSettings())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlm-launcher", daemon=True)
         self.forkserver = Forkserver() if warm and can_fork() else None
@@ -58,6 +63,7 @@ class Launcher:
         self.context.setsockopt(zmq.LINGER, 0)
 
     def __enter__(self) -> Self:
+        self._isolation.__enter__()
         if self.forkserver is not None:
             self.forkserver.begin()
         self._thread.start()
@@ -72,12 +78,17 @@ class Launcher:
         self._thread.join()
         self._loop.close()
         self.context.destroy(linger=0)
+        self._isolation.__exit__(kind, error, trace)
+
+    def confinement(self) -> Choice:
+        """What keeps kernels from the rest of the machine. Raises `IsolationError` when nothing can, as it is wished."""
+        return self._isolation.choice()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of jupyter_client's in the loop, and wait for it here."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def start(self, folder: Path, workdir: Path, wire: int, limits: Limits) -> Process:
+    def start(self, folder: Path, workdir: Path, wire: int, limits: Limits, readable: Sequence[Path] = ()) -> Process:
         """Start a kernel process; it is ready once it has said so on the bridge.
 
         Args:
@@ -85,11 +96,17 @@ class Launcher:
             workdir: Where cells run.
             wire: The file descriptor of the kernel's end of the bridge.
             limits: What the kernel, and all that it starts, may take of the machine.
+            readable: What they may read, beside what is the agent's own, the system's, and Python's.
 
         Raises:
             KernelStartError: The process could not be started at all.
+            IsolationError: It could not be confined.
         """
-        return Process(self, folder, workdir, wire, limits)
+        return Process(self, folder, workdir, wire, limits, readable)
+
+    def policy(self, readable: Sequence[Path], own: Sequence[Path], limits: Limits) -> Policy:
+        """What a kernel may reach: what it may read, and what is its own. Raises `IsolationError`."""
+        return self._isolation.policy(readable, own, limits.memory)
 
 
 def can_fork() -> bool:
@@ -109,7 +126,9 @@ class _Manager(AsyncKernelManager):  # type: ignore[misc]
 class Process:
     """One kernel process and the channels to it."""
 
-    def __init__(self, launcher: Launcher, folder: Path, workdir: Path, wire: int, limits: Limits) -> None:
+    def __init__(
+        self, launcher: Launcher, folder: Path, workdir: Path, wire: int, limits: Limits, readable: Sequence[Path]
+    ) -> None:
         self._launcher, self._limits = launcher, limits
         self._told = 0
         self._memory_kills = memory_kills()
@@ -131,6 +150,7 @@ class Process:
                         descriptors={VARIABLE: wire},
                         log=self._log,
                         limits=limits,
+                        policy=launcher.policy(readable, (folder, workdir, Path(sockets)), limits),
                     )
                 )
                 self._stack = stack.pop_all()

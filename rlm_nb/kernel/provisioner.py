@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +26,13 @@ import psutil
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 
-from rlm_nb.errors import KernelStartError
+from rlm_nb.errors import IsolationError, KernelStartError
+from rlm_nb.kernel.isolation.checking import check
+from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
+from rlm_nb.kernel.isolation.policy import Policy
+from rlm_nb.kernel.isolation.report import Report
 from rlm_nb.kernel.limits import VARIABLE, Limits
-from rlm_nb.kernel.supervisor import ENDED, REPORT, STARTED
+from rlm_nb.kernel.supervisor import CONFINED, ENDED, REPORT, STARTED
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         descriptors: dict[str, int] | None = None,
         log: Path | None = None,
         limits: Limits | None = None,
+        policy: Policy | None = None,
         **kwargs: Any,
     ) -> KernelConnectionInfo:
         """Start the command.
@@ -67,14 +73,15 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
             descriptors: File descriptors to inherit, by the variable that is to hold their number.
             log: The file that gets what the kernel writes on its own stdout and stderr.
             limits: What the kernel, and all that it starts, may take of the machine; without, as much as there is.
+            policy: What they may reach; without, whatever this process may.
 
         Raises:
             KernelStartError: It could not be started.
+            IsolationError: It could not be confined.
         """
         forkserver: Forkserver | None = getattr(self.parent, "forkserver", None)
-        start = partial(
-            _start, forkserver, cmd, env, cwd or str(Path.cwd()), descriptors or {}, log, limits or Limits()
-        )
+        birth = Birth(cmd, env, cwd or str(Path.cwd()), descriptors or {}, limits or Limits(), policy or Policy())
+        start = partial(_start, forkserver, birth, log)
         # Waiting for another process must not stop the loop, in which other kernels live.
         with ThreadPoolExecutor(1, thread_name_prefix="rlm-start") as thread:
             process = await asyncio.get_running_loop().run_in_executor(thread, start)
@@ -90,24 +97,35 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         await super().cleanup(restart=restart)
 
 
-def _start(
-    forkserver: Forkserver | None,
-    command: list[str],
-    env: dict[str, str],
-    cwd: str,
-    descriptors: dict[str, int],
-    log: Path | None,
-    limits: Limits,
-) -> SupervisedProcess:
-    """Fork the kernel if that can be done, else start it cold."""
+@dataclass(frozen=True)
+class Birth:
+    """What a kernel begins with: see `RLMProvisioner.launch_kernel`."""
+
+    command: list[str]
+    env: dict[str, str]
+    cwd: str
+    descriptors: dict[str, int]
+    limits: Limits
+    policy: Policy
+
+
+def _start(forkserver: Forkserver | None, birth: Birth, log: Path | None) -> SupervisedProcess:
+    """Fork the kernel if that can be done, else start it cold; confined in either case."""
     with open_log(log) if log else Path(os.devnull).open("ab") as output:
+        process = None
         if forkserver is not None:
             try:
-                start = partial(_fork, forkserver, command, env, cwd, descriptors, limits, output=output.fileno())
-                return _supervised(start, forkserver)
+                process = _supervised(partial(_fork, forkserver, birth, output=output.fileno()), forkserver)
             except KernelStartError as error:
                 logger.warning("%s; the kernel is started cold", error)
-        return _supervised(partial(_start_cold, command, env, cwd, descriptors, limits, output=output.fileno()))
+        process = process or _supervised(partial(_start_cold, birth, output=output.fileno()))
+    try:
+        check(process.pid, birth.policy)
+    except BaseException:
+        process.kill()
+        process.close()
+        raise
+    return process
 
 
 def open_log(path: Path, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT) -> BinaryIO:
@@ -151,41 +169,33 @@ def _await_word(side: socket.socket, forkserver: Forkserver | None) -> None:
             raise KernelStartError("the kernel's supervisor does not answer")
 
 
-def _fork(
-    forkserver: Forkserver,
-    command: list[str],
-    env: dict[str, str],
-    cwd: str,
-    descriptors: dict[str, int],
-    limits: Limits,
-    side: socket.socket,
-    *,
-    output: int,
-) -> None:
-    arguments = command[command.index("-m") + 1 :]
-    request = {"argv": arguments, "module": arguments[0], "cwd": cwd, "env": env, "descriptors": list(descriptors)}
-    request["limits"] = limits.as_text()
-    forkserver.fork(request, [side.fileno(), output, *descriptors.values()])
+def _fork(forkserver: Forkserver, birth: Birth, side: socket.socket, *, output: int) -> None:
+    arguments = birth.command[birth.command.index("-m") + 1 :]
+    request = {
+        "argv": arguments,
+        "module": arguments[0],
+        "cwd": birth.cwd,
+        "env": birth.env,
+        "descriptors": list(birth.descriptors),
+        "limits": birth.limits.as_text(),
+        "policy": birth.policy.as_text(),
+    }
+    forkserver.fork(request, [side.fileno(), output, *birth.descriptors.values()])
 
 
-def _start_cold(
-    command: list[str],
-    env: dict[str, str],
-    cwd: str,
-    descriptors: dict[str, int],
-    limits: Limits,
-    side: socket.socket,
-    *,
-    output: int,
-) -> None:
-    numbers = {name: str(number) for name, number in descriptors.items()}
-    keep = " ".join(numbers.values())
+def _start_cold(birth: Birth, side: socket.socket, *, output: int) -> None:
+    numbers = {name: str(number) for name, number in birth.descriptors.items()}
+    ours = {
+        "RLM_KEEP_FDS": " ".join(numbers.values()),
+        VARIABLE: birth.limits.as_text(),
+        POLICY_VARIABLE: birth.policy.as_text(),
+    }
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "rlm_nb.kernel.guard", str(side.fileno()), *command],
-            env={**env, **numbers, "RLM_KEEP_FDS": keep, VARIABLE: limits.as_text()},
-            cwd=cwd,
-            pass_fds=[side.fileno(), *descriptors.values()],
+            [sys.executable, "-I", "-m", "rlm_nb.kernel.guard", str(side.fileno()), *birth.command],
+            env={**birth.env, **numbers, **ours},
+            cwd=birth.cwd,
+            pass_fds=[side.fileno(), *birth.descriptors.values()],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -213,6 +223,10 @@ class SupervisedProcess:
         self._kernel: psutil.Process | None = None
         self._supervisor: psutil.Process | None = None
         side.settimeout(READY_TIMEOUT)
+        self.pid = 0
+        self.report = self._confinement()
+        if self.report.fault is not None:
+            raise IsolationError(f"the kernel could not be confined: {self.report.fault}")
         kind, self.pid = self._report()
         if kind != STARTED:
             raise KernelStartError("the kernel's supervisor ended before the kernel began")
@@ -264,6 +278,13 @@ class SupervisedProcess:
     def close(self) -> None:
         """Let go of the supervisor; it ends what still lives."""
         self.side.close()
+
+    def _confinement(self) -> Report:
+        kind, length = self._report()
+        text = self.side.recv(length, socket.MSG_WAITALL) if kind == CONFINED else b""
+        if not text or len(text) < length:
+            raise KernelStartError("the kernel's supervisor ended before the kernel began")
+        return Report.from_text(text.decode())
 
     def _end(self) -> int:
         """The exit code; what is reported before it is kept."""

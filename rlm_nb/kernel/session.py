@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Session:
         answer: Handler,
         calls_cancel: Cancellation,
         settings: KernelSettings,
+        readable: Sequence[Path] = (),
     ) -> None:
         self.ended = False
         self._settings = settings
@@ -72,7 +73,7 @@ class Session:
         with ExitStack() as stack:
             bridge = stack.enter_context(Server(self._greet, calls_cancel))
             with bridge.kernel_end as wire:
-                self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings))
+                self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings), readable)
             stack.callback(self.process.close)
             self._bell, self._rung = stack.enter_context(_pair())
             self._stack = stack.pop_all()

@@ -1,8 +1,8 @@
 """A small process between the controller and one kernel, which lets nothing of that kernel outlive either of them.
 
 It is the subreaper of all that the kernel starts: daemons that leave the kernel's session become its children. One
-socket joins it to the controller: on it go the kernel's number and, in the end, how it ended; and when the controller
-closes its end, or dies, everything is killed. In between it watches over what they all take together. Both kinds of
+socket joins it to the controller: on it go how far the kernel is confined, its number and, in the end, how it ended; and
+when the controller closes its end, or dies, everything is killed. In between it watches over what they all take together. Both kinds of
 start, warm and cold, run this same code.
 """
 
@@ -14,22 +14,26 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from rlm_nb.kernel import family
+from rlm_nb.kernel.isolation.birth import Born, bear
+from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
+from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import VARIABLE, Limits
 from rlm_nb.kernel.watch import Watch
 
 REPORT = struct.Struct("!ci")
 """A kind and a number, as below."""
 
-STARTED, ENDED = b"s", b"e"
-"""With the kernel's process number; with its exit code, below 0 for a signal. Nothing comes after `ENDED`."""
+CONFINED, STARTED, ENDED = b"c", b"s", b"e"
+"""With the length of the report that follows; with the kernel's process number; with its exit code, below 0 for a signal.
+Nothing comes after `ENDED`, and without a kernel nothing else after `CONFINED`."""
 
 # Between them: `MEMORY` or `PROCESSES`, when that limit was passed: with 1 when what the kernel had started was killed
 # for it, with 0 when the kernel goes, too.
@@ -40,34 +44,44 @@ REPRIEVE = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def supervise(side: socket.socket, start: Callable[[], int], limits: Limits) -> NoReturn:
+def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) -> NoReturn:
     """Start a kernel and stay until nothing of it is left; never returns.
 
     Args:
         side: The socket that joins this process to the controller.
-        start: Starts the kernel as a child of this process, leader of a session of its own; returns its number.
+        start: Starts the kernel as a child of this process, leader of a session of its own.
         limits: What the kernel and all below it may take together.
     """
     adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the controller decides when a kernel ends
-    pid = start()
+    born = start()
     code = None
     try:
-        side.sendall(REPORT.pack(STARTED, pid))
-        code = _until_it_ends(side, pid, Watch(pid, limits))
+        report = born.report.as_text().encode()
+        side.sendall(REPORT.pack(CONFINED, len(report)) + report)
+        if born.kernel:
+            side.sendall(REPORT.pack(STARTED, born.kernel))
+            code = _until_it_ends(side, born, limits)
     finally:
-        # First the kernel's group, which on macOS is all that can be ended for sure.
+        # First the kernel's group, which on macOS is all that can be ended for sure; and the init, with which at once
+        # everything ends that is in its namespaces.
         with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            if born.kernel:
+                os.killpg(born.kernel, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            if born.init is not None:
+                os.kill(born.init, signal.SIGKILL)
         family.end(os.getpid())
         with suppress(OSError):  # nobody may be left to tell
             side.sendall(REPORT.pack(ENDED, -signal.SIGKILL if code is None else code))
         os._exit(0)
 
 
-def _until_it_ends(side: socket.socket, pid: int, watch: Watch) -> int | None:
+def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | None:
     """The kernel's exit code, or `None` when the controller let go first, or the kernel is to be killed."""
+    pid, apart = born.kernel, {born.init or 0}
+    watch = Watch(pid, limits, apart)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -92,7 +106,7 @@ def _until_it_ends(side: socket.socket, pid: int, watch: Watch) -> int | None:
                 side.send(REPORT.pack(limit, spare), socket.MSG_DONTWAIT)
             if not spare:
                 return None
-            family.end(os.getpid(), spare=pid)
+            family.end(os.getpid(), spare=pid, apart=apart)
             reprieved = time.monotonic()
 
 
@@ -111,14 +125,30 @@ def main() -> None:
     side.set_inheritable(False)
     command, keep = sys.argv[2:], [int(number) for number in os.environ.pop("RLM_KEEP_FDS", "").split()]
     limits = Limits.from_text(os.environ.pop(VARIABLE))
+    policy = Policy.from_text(os.environ.pop(POLICY_VARIABLE))
+    cwd = str(Path.cwd())
 
-    def start() -> int:
-        return subprocess.Popen(
-            command,
-            pass_fds=keep,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=limits.apply,  # there is no other thread here
-        ).pid
+    def prepare() -> None:
+        os.setsid()
+        limits.apply()
+
+    def live() -> NoReturn:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            for descriptor in keep:
+                os.set_inheritable(descriptor, True)
+            os.chdir(cwd)
+            os.execv(command[0], command)
+        except OSError as error:
+            os.write(2, f"{command[0]} cannot be started: {error}\n".encode(errors="replace"))  # the log
+        finally:
+            os._exit(127)
+
+    def start() -> Born:
+        born = bear(policy, prepare, live)
+        for descriptor in keep:
+            os.close(descriptor)
+        return born
 
     supervise(side, start, limits)

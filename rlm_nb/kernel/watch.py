@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Container
 
 from rlm_nb.kernel import family
 from rlm_nb.kernel.limits import Limits
@@ -27,10 +28,11 @@ class Watch:
     Args:
         kernel: The process number of the kernel, a child of this process.
         limits: The limits of the tree.
+        apart: Processes of ours in it, which do not count.
     """
 
-    def __init__(self, kernel: int, limits: Limits) -> None:
-        self._kernel, self._limits = kernel, limits
+    def __init__(self, kernel: int, limits: Limits, apart: Container[int] = ()) -> None:
+        self._kernel, self._limits, self._apart = kernel, limits, apart
         self._next = 0.0
         self._watches = limits.memory is not None or limits.processes is not None
 
@@ -52,6 +54,8 @@ class Watch:
     def _look(self) -> tuple[tuple[bytes, bool] | None, int | None]:
         members = []
         for member in family.living(os.getpid()):
+            if member.pid in self._apart:
+                continue
             members.append(member)
             if self._limits.processes is not None and len(members) > self._limits.processes:
                 return (PROCESSES, False), None  # at once: if they fork without end, each moment makes it worse

@@ -1,0 +1,218 @@
+"""Which level kernels are confined at: what is wished for, what this machine can hold, and what that means in words."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rlm_nb.config import IsolationSettings
+from rlm_nb.errors import IsolationError
+from rlm_nb.kernel.isolation import canaries, landlock
+from rlm_nb.kernel.isolation.detection import Detection
+from rlm_nb.kernel.isolation.policy import Canaries, Level, Network, Policy, readable, without_repeats
+from rlm_nb.kernel.isolation.report import Report
+from rlm_nb.processes import mark
+
+RANKS: Mapping[Level, int] = {"none": 0, "landlock": 1, "ns": 2}
+
+_ROOM = 90
+"""The longest path of a folder with sockets in it: those of a unix socket end at 107 bytes."""
+
+WITHOUT = (
+    "run rlm-nb in a container or a virtual machine with nothing of value in it, and ask for cells that run with your "
+    "rights: isolation.level: none"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is in force for every kernel of a run.
+
+    Args:
+        level: By what means kernels are confined.
+        network: What they may connect to.
+        landlock: The version of Landlock; `None` for none.
+        root: Whether they belong to root.
+        read, write: What they may reach by the user's own wish.
+    """
+
+    level: Level
+    network: Network = "none"
+    landlock: int | None = None
+    root: bool = False
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What is in force, in a few words."""
+        if self.level == "none":
+            return "none: cells run with the rights of the user who started the run"
+        walls = ["namespaces", *(["Landlock"] if self.landlock else []), "seccomp"]
+        if self.level == "landlock":
+            walls.remove("namespaces")
+        reach = {"none": "no network", "loopback": "a network of their own", "host": "the network of this machine"}
+        added = [
+            f"{what} {', '.join(paths)}" for what, paths in (("reads", self.read), ("changes", self.write)) if paths
+        ]
+        return "; ".join([f"{self.level} ({', '.join(walls[:-1])} and {walls[-1]})", reach[self.network], *added])
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What does not hold, each in a sentence."""
+        if self.level == "none":
+            return ("nothing keeps a cell from your files, your processes or the network",)
+        gaps = []
+        if self.level == "landlock":
+            gaps += [
+                "names, sizes and times of your files can be seen, and their permissions and times be changed",
+                "your processes can be seen, though not looked into",
+                "/dev/shm is the one that all your programs share",
+                "nothing can be connected, and there are no terminals in cells: `multiprocessing.Manager` and pexpect fail",
+                *(f"this Landlock is old: {what}" for what in landlock.missing(self.landlock or 0)),
+            ]
+        elif not self.landlock:
+            gaps.append("there is no Landlock behind the namespaces: a fault in those would be met by seccomp alone")
+        if self.network == "host":
+            gaps.append(
+                "cells can reach every server that you can, those of this machine included, and tell them things"
+            )
+        if self.root:
+            gaps.append(
+                "rlm-nb runs as root: what gets past the walls is root, and the system does not limit the processes of "
+                "root; better run it as another user"
+            )
+        return tuple(gaps)
+
+
+class Isolation:
+    """What confines the kernels of one controller; the canaries that prove it are planted while it is open.
+
+    Args:
+        settings: What the user wishes for.
+    """
+
+    def __init__(self, settings: IsolationSettings) -> None:
+        self._settings = settings
+        self._read = without_repeats(path.expanduser() for path in settings.read)
+        self._write = without_repeats(path.expanduser() for path in settings.write)
+        self._lock = threading.Lock()
+        self._choice: Choice | None = None
+        self._canaries: Canaries | None = None
+        self._detection: Detection | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._settings.level == "none" or sys.platform != "linux":
+            return self
+        with ExitStack() as stack:
+            here = len(os.fsencode(tempfile.gettempdir())) < _ROOM - len(mark())
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=mark(), dir=None if here else "/tmp", ignore_cleanup_errors=True)
+            )
+            self._canaries = stack.enter_context(canaries.planted(Path(folder), self._settings.network))
+            self._detection = Detection(*(self._policy(level, (), (), None) for level in self._candidates()))
+            stack.callback(self._detection.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def choice(self) -> Choice:
+        """What is in force. The first call waits until it is known what this machine can hold.
+
+        Raises:
+            IsolationError: Less than is wished for; the message says why, and what can be done.
+        """
+        with self._lock:
+            if self._choice is None:
+                self._choice = self._choose()
+            return self._choice
+
+    def policy(self, read: Iterable[str | Path], write: Iterable[str | Path], memory: int | None) -> Policy:
+        """What one kernel may reach.
+
+        Args:
+            read: What it may read, beside what every kernel may.
+            write: What it may change.
+            memory: Bytes that its files in memory may take.
+
+        Raises:
+            IsolationError: See `choice`; or a path of the settings is not there.
+        """
+        level = self.choice().level
+        if level == "none":
+            return Policy()
+        for name, paths in (("read", self._read), ("write", self._write)):
+            for path in paths:
+                if not os.path.lexists(path):
+                    raise IsolationError(f"isolation.{name}: {path} is not there")
+        return self._policy(level, without_repeats(read), without_repeats(write), memory)
+
+    def _policy(self, level: Level, read: tuple[str, ...], write: tuple[str, ...], memory: int | None) -> Policy:
+        network = self._settings.network
+        return Policy(
+            level=level,
+            network=network,
+            read=without_repeats((*readable(network), *self._read, *read)),
+            write=without_repeats((*self._write, *write)),
+            memory=memory,
+            canaries=self._canaries,
+        )
+
+    def _candidates(self) -> list[Level]:
+        """What is tried, the best first."""
+        wished = self._settings.level
+        if wished != "auto":
+            return [wished]
+        # Without namespaces nothing keeps a root from changing whose its files are, and whom they are open to; and one
+        # connection cannot be told from another.
+        alone = os.geteuid() != 0 and self._settings.network == "none" and self._settings.min_level != "ns"
+        return ["ns", *(["landlock"] if alone else [])]  # type: ignore[list-item]
+
+    def _choose(self) -> Choice:
+        settings, root = self._settings, os.geteuid() == 0
+        asked = Choice("none", settings.network, None, root, self._read, self._write)
+        if settings.level != "auto" and RANKS[settings.level] < RANKS[settings.min_level]:
+            raise IsolationError(
+                f"isolation.level is {settings.level}: isolation.min_level allows no less than {settings.min_level}"
+            )
+        if settings.level == "none":
+            return asked
+        if sys.platform != "linux":
+            raise IsolationError(f"cells cannot be isolated on this system, only on Linux: {WITHOUT}")
+        if settings.level == "landlock" and settings.network != "none":
+            raise IsolationError(
+                f"isolation.network: {settings.network} needs namespaces (isolation.level: ns): without them, one "
+                "connection cannot be told from another"
+            )
+        assert self._detection is not None
+        reports = self._detection.reports()
+        for level, report in reports.items():
+            if report.fault is None:
+                return replace(asked, level=level, landlock=report.landlock)
+        raise IsolationError(self._refusal(reports))
+
+    def _refusal(self, reports: Mapping[Level, Report]) -> str:
+        why = "; ".join(f"{level}: {report.fault}" for level, report in reports.items())
+        if any(report.reached for report in reports.values()):
+            what = "what is reached stands in the temporary folder: take that out of isolation.read and isolation.write"
+            return f"cells cannot be isolated as you wish ({why}): {what}"
+        hints = [
+            "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+            "kernel.apparmor_restrict_unprivileged_userns; in a container, a /proc without masked parts)"
+        ]
+        if os.geteuid() == 0 and "landlock" not in reports:
+            hints.append("run rlm-nb as a user other than root, for whom Landlock and seccomp may be enough")
+        return f"cells cannot be isolated on this machine ({why}): {'; or '.join([*hints, WITHOUT])}"

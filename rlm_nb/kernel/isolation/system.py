@@ -1,0 +1,88 @@
+"""Calls of Linux that Python does not have, by their numbers; each raises `OSError` with what was tried."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+from typing import Any
+
+COLUMNS = {"x86_64": 0, "aarch64": 1}
+"""The machines whose numbers we know; the columns of tables of system calls."""
+
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 22, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPSET = (126, 91)
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.syscall.restype = ctypes.c_long
+    return library
+
+
+@functools.cache
+def column() -> int:
+    """Where this machine's numbers stand. Raises `OSError` where they are not known."""
+    try:
+        return COLUMNS[platform.machine()]
+    except KeyError:
+        raise OSError(f"the system calls of {platform.machine()} machines are not known here") from None
+
+
+def call(what: str, number: int, *arguments: Any) -> int:
+    """One system call; `what` names it in errors."""
+    result: int = _library().syscall(ctypes.c_long(number), *arguments)
+    return _checked(what, result)
+
+
+def prctl(what: str, option: int, first: int = 0, second: int = 0, third: int = 0) -> int:
+    """Change something about this process."""
+    result: int = _library().prctl(option, *map(ctypes.c_ulong, (first, second, third, 0)))
+    return _checked(what, result)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """mount(2)."""
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    result = _library().mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3])
+    _checked(f"mount {source or kind} on {target}", result)
+
+
+def unmount(target: str, flags: int) -> None:
+    """umount2(2)."""
+    _checked(f"umount {target}", _library().umount2(os.fsencode(target), flags))
+
+
+def give_up_capabilities() -> None:
+    """All of them, for good: this process and what it starts never have any right that others of its user lack."""
+    highest = _highest_capability()
+    try:
+        prctl("PR_CAP_AMBIENT", PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        for capability in range(highest + 1):
+            prctl("PR_CAPBSET_DROP", PR_CAPBSET_DROP, capability)
+    except PermissionError:
+        pass  # without CAP_SETPCAP there is none to give up; what `no_new_privs` keeps others from bringing back
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    call("capset", _CAPSET[column()], ctypes.byref(header), ctypes.byref(nothing))
+
+
+def gain_nothing() -> None:
+    """From here on, no program that this process starts has more rights than it: set-user-id bits are for nothing."""
+    prctl("PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _highest_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap") as file:  # noqa: PTH123
+        return int(file.read())
+
+
+def _checked(what: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
