@@ -168,7 +168,7 @@ def open_run(
     """
     with ExitStack() as stack:
         # First of all: what kernels are forked from takes a third of a second to get warm, and an SDK longer to import.
-        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
+        launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold", isolation=config.isolation))
         model = model or get_model(config, secrets or {})
         price = price_for(model, config.budget)
         if context is not None:
@@ -190,7 +190,7 @@ def open_run(
                 cancel=cancel,
             )
         )
-        for text in origin.notices:
+        for text in (*origin.notices, launcher.confinement().notice):
             audience(Notice("root", text))
         yield stack.enter_context(
             Run(
@@ -247,7 +247,7 @@ class Run:
     def __post_init__(self) -> None:
         self.started = time.time()
         self._result: RunResult | None = None
-        self._about = about(self.folder.name, self.model.name, self.source)
+        self._about = about(self.folder.name, self.model.name, self.source, self.launcher.confinement())
         self._settings = self.config.model_dump(mode="json")
         self._iterations = self._run_root()
         self._stack = ExitStack()
@@ -476,6 +476,7 @@ class Run:
             greeting,
             answers.before(partial(self._answer, task, queries), transcript, recorder.called),
             cancel,
+            (*self.source.borrowed, *([task.context] if task.context else [])),
         )
         kernels.callback(client.close)
         kernels.callback(_give_up, checked_out)

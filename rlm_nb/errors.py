@@ -25,7 +25,7 @@ RLMError
 ├── LedgerError                 the budget file is damaged, or newer than this version
 ├── KernelError
 │   ├── KernelStartError        the kernel never became ready
-│   ├── IsolationError          a kernel cannot be confined, and so must not run
+│   │   └── IsolationError      it cannot be confined as the settings want it, and so must not run
 │   └── KernelDiedError         the kernel ended and was not restarted
 ├── BridgeError                 a message between kernel and controller was not understood
 ├── SubAgentError               a sub-agent ended without an answer
@@ -169,7 +169,7 @@ class KernelStartError(KernelError):
     """The kernel never became ready; the message holds the end of its log."""
 
 
-class IsolationError(KernelError):
+class IsolationError(KernelStartError):
     """A kernel cannot be confined as the settings want it, and so must not run; the message says what can be done."""
 
 

@@ -119,7 +119,7 @@ class _GoingOn:
         model: Model | None,
     ) -> None:
         self._stack, self._config = stack, config
-        self._launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold"))
+        self._launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold", isolation=config.isolation))
         self._model = model or get_model(config, secrets or {})
         self._price = price_for(self._model, config.budget)
         self._cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
@@ -138,7 +138,8 @@ class _GoingOn:
         """The run in a folder with a record; `known` is what its budget is to know, `None` where it has none yet."""
         source = Source.reopen(folder, state.start, self._config.workspace)
         ledger = open_ledger(self._config, folder, self._audience, known)
-        self._audience(Notice("root", continuing.notice))
+        for text in (continuing.notice, self._launcher.confinement().notice):
+            self._audience(Notice("root", text))
         return self._stack.enter_context(
             Run(
                 task=Task(state.task, context=readable(state.context) if state.context is not None else None),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlm_nb.context_access import IN_MEMORY
 from rlm_nb.errors import BridgeError, RunFolderError
+from rlm_nb.kernel.isolation.choice import Choice
 from rlm_nb.protocols import Price
 from rlm_nb.records import JSON, Balance, Task, Usage
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
@@ -66,7 +67,7 @@ def readable(context: Path) -> Path:
         raise RunFolderError(f"{context}: the context cannot be read: {error.strerror}") from error
 
 
-def about(run: str, model: str, source: Source) -> dict[str, JSON]:
+def about(run: str, model: str, source: Source, confinement: Choice) -> dict[str, JSON]:
     """What every notebook of a run says of that run."""
     return {
         "model": model,
@@ -74,7 +75,8 @@ def about(run: str, model: str, source: Source) -> dict[str, JSON]:
         "commit": source.head,
         **({"with uncommitted changes": source.base} if source.base != source.head else {}),
         "run": run,
-        "isolation": "none: cells run with the rights of the user who started the run",
+        "isolation": confinement.sentence,
+        **({"what isolation does not hold": "; ".join(confinement.gaps)} if confinement.gaps else {}),
     }
 
 

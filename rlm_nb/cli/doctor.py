@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from rlm_nb.config import Config
+    from rlm_nb.kernel.launch import Launcher
 
 SCARCE = 1 << 30
 """Bytes of free disk below which a run may well end for want of it."""
@@ -76,11 +77,7 @@ def examine(config: Config, keys: Mapping[str, SecretStr]) -> Iterator[Finding]:
     """All findings, in the order in which a run meets them."""
     yield _found("git", _git)
     yield _found("kernel", lambda: _kernel(config))
-    yield Finding(
-        "isolation",
-        "warning",
-        "none: cells run with your rights; work on what you trust, or in a container or a virtual machine",
-    )
+    yield _found("isolation", lambda: _isolation(config))
     yield (model := _found("model", lambda: _model(config, keys)))
     if model.state == "ok":
         yield _found("price", lambda: _price(config, keys))
@@ -109,7 +106,6 @@ def _kernel(config: Config) -> Finding:
     from rlm_nb.cancellation import Cancellation
     from rlm_nb.errors import BridgeError
     from rlm_nb.kernel.client import KernelClient
-    from rlm_nb.kernel.launch import Launcher
     from rlm_nb.records import JSON
     from rlm_nb.workspace.scratch import scratch
 
@@ -117,7 +113,7 @@ def _kernel(config: Config) -> Finding:
         raise BridgeError("nobody answers here")
 
     began = time.monotonic()
-    with scratch() as folder, Launcher(warm=config.kernel.start != "cold") as launcher:
+    with scratch() as folder, _launcher(config) as launcher:
         outputs = folder / "outputs"
         with KernelClient(
             launcher,
@@ -136,6 +132,31 @@ def _kernel(config: Config) -> Finding:
         return Finding("kernel", "error", f"its first cell ended as {result.status}: {result.error}")
     how = "forked from a warm process" if warm else "started cold"
     return Finding("kernel", "ok", f"Python {sys.version.split()[0]}, {how}, {took}")
+
+
+def _launcher(config: Config) -> Launcher:
+    from rlm_nb.kernel.launch import Launcher
+
+    return Launcher(warm=config.kernel.start != "cold", isolation=config.isolation)
+
+
+def _isolation(config: Config) -> Finding:
+    """What the settings ask for, and what this machine can hold, found out by confining a process."""
+    from rlm_nb.config import IsolationSettings
+    from rlm_nb.errors import IsolationError
+    from rlm_nb.kernel.isolation.choice import Isolation
+
+    with Isolation(config.isolation) as isolation:
+        choice = isolation.choice()
+    if choice.level != "none":
+        said = f"{choice.sentence}{''.join(f'; but {gap}' for gap in choice.gaps)}"
+        return Finding("isolation", "warning" if choice.gaps else "ok", said)
+    said = "none: cells run with your rights; work on what you trust, or in a container or a virtual machine"
+    with Isolation(IsolationSettings(level="auto")) as isolation:
+        try:
+            return Finding("isolation", "warning", f"{said}; isolation.level: {isolation.choice().level} works here")
+        except IsolationError as error:
+            return Finding("isolation", "warning", f"{said}; {error}")
 
 
 def _model(config: Config, keys: Mapping[str, SecretStr]) -> str:

@@ -40,9 +40,11 @@ def replay(
         from rlm_nb.kernel.launch import Launcher
         from rlm_nb.replaying import headless
 
-        folder = find_run(run, load(flags={"runs": {"dir": runs_dir}}).runs.dir)
+        config = load(flags={"runs": {"dir": runs_dir}})
+        folder = find_run(run, config.runs.dir)
         differs = False
-        with unwinding(), Launcher() as launcher:
+        with unwinding(), Launcher(isolation=config.isolation) as launcher:
+            tell(launcher.confinement().notice)
             for notebook in _notebooks(folder, agent):
                 replayed = headless.replay(notebook, launcher, Cancellation())
                 _report(replayed)

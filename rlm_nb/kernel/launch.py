@@ -81,7 +81,7 @@ class Launcher:
         self._isolation.__exit__(kind, error, trace)
 
     def confinement(self) -> Choice:
-        """What keeps kernels from the rest of the machine. Raises `IsolationError` when nothing can, as it is wished."""
+        """What keeps kernels from the rest of the machine. Raises `IsolationError` when what is wished for cannot."""
         return self._isolation.choice()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -116,6 +116,8 @@ def _start(forkserver: Forkserver | None, birth: Birth, log: Path | None) -> Sup
         if forkserver is not None:
             try:
                 process = _supervised(partial(_fork, forkserver, birth, output=output.fileno()), forkserver)
+            except IsolationError:
+                raise  # what keeps a forked kernel from being confined keeps one that is started cold from it, too
             except KernelStartError as error:
                 logger.warning("%s; the kernel is started cold", error)
         process = process or _supervised(partial(_start_cold, birth, output=output.fileno()))

@@ -1,9 +1,9 @@
 """A small process between the controller and one kernel, which lets nothing of that kernel outlive either of them.
 
 It is the subreaper of all that the kernel starts: daemons that leave the kernel's session become its children. One
-socket joins it to the controller: on it go how far the kernel is confined, its number and, in the end, how it ended; and
-when the controller closes its end, or dies, everything is killed. In between it watches over what they all take together. Both kinds of
-start, warm and cold, run this same code.
+socket joins it to the controller: on it go how far the kernel is confined, its number and, in the end, how it ended;
+and when the controller closes its end, or dies, everything is killed. In between it watches over what they all take
+together. Both kinds of start, warm and cold, run this same code.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ REPORT = struct.Struct("!ci")
 """A kind and a number, as below."""
 
 CONFINED, STARTED, ENDED = b"c", b"s", b"e"
-"""With the length of the report that follows; with the kernel's process number; with its exit code, below 0 for a signal.
-Nothing comes after `ENDED`, and without a kernel nothing else after `CONFINED`."""
+"""With the length of the report that follows; with the kernel's process number; with its exit code, below 0 for a
+signal. Nothing comes after `ENDED`, and without a kernel nothing else after `CONFINED`."""
 
 # Between them: `MEMORY` or `PROCESSES`, when that limit was passed: with 1 when what the kernel had started was killed
 # for it, with 0 when the kernel goes, too.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import zmq
-from ipykernel import ipkernel
-from ipykernel.iostream import OutStream
+from ipykernel import ipkernel, kernelapp
+from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
@@ -23,9 +25,10 @@ from IPython.paths import get_ipython_dir
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer
 from traitlets.config import Config
+from zmq.eventloop.zmqstream import ZMQStream
 
 from rlm_nb.bridge.client import VARIABLE
-from rlm_nb.repl import extension
+from rlm_nb.repl import commands, extension
 
 
 class RLMKernel(IPythonKernel):  # type: ignore[misc]
@@ -88,6 +91,50 @@ class Stream(OutStream):  # type: ignore[misc]
             super().flush()
 
 
+class Outputs(IOPubThread):  # type: ignore[misc]
+    """Sends what cells put out, and hears by a pipe of ZeroMQ's what processes print that cells have forked.
+
+    ipykernel has that pipe on the loopback interface. Where a kernel is kept from that, it is a unix socket.
+    """
+
+    def _setup_pipe_in(self) -> None:
+        self._pipe_uuid, self._pipe = os.urandom(16), ""
+        pipe = self.socket.context.socket(zmq.PULL)
+        pipe.linger = 0
+        try:
+            socket.socket(socket.AF_INET).close()
+            self._pipe = f"tcp://127.0.0.1:{pipe.bind_to_random_port('tcp://127.0.0.1')}"
+        except OSError:
+            if (path := _own_socket()) is None:
+                self._pipe_flag = False  # nothing may be connected here
+                pipe.close()
+                return
+            self._pipe = f"ipc://{path}"
+            pipe.bind(self._pipe)
+        self._pipe_in = ZMQStream(pipe, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[zmq.Context[Any], Any]:
+        context = zmq.Context()
+        pipe = context.socket(zmq.PUSH)
+        pipe.linger = 3000  # milliseconds
+        pipe.connect(self._pipe)
+        return context, pipe
+
+
+def _own_socket() -> str | None:
+    """A path for a unix socket that can be connected to; `None` where that is denied."""
+    try:
+        folder = tempfile.mkdtemp(prefix="k-", dir="/tmp")  # short, and nobody else's where there are namespaces
+        with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as calling:
+            listening.bind(f"{folder}/try")
+            listening.listen()
+            calling.connect(f"{folder}/try")
+    except OSError:
+        return None
+    return f"{folder}/printed"
+
+
 class BareProfile(ProfileDir):  # type: ignore[misc]
     """A profile that is one empty folder: a kernel that lasts as long as its agent has no use for six of them."""
 
@@ -138,6 +185,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
     def init_iopub(self, context: Any) -> None:
         """Let outputs wait for a slow reader, in this process's own memory: beyond 1,000 ZeroMQ would drop them."""
         context.setsockopt(zmq.SNDHWM, 0)
+        kernelapp.IOPubThread = Outputs
         super().init_iopub(context)
 
     def init_heartbeat(self) -> None:
@@ -148,6 +196,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
     def init_code(self) -> None:
         """Instead of start-up files: the agent's names."""
         extension.without_colours()
+        commands.need_no_terminal()
         extension.load(self.shell)
 
 

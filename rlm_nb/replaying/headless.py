@@ -80,6 +80,7 @@ def replay(
             lambda: greeting(past, place),
             answers.before(_nobody, transcript, lambda call: None),
             cancel,
+            (*place.borrowed, *([past.recorded.task.context] if past.recorded.task.context else [])),
         )
         with kernel:
             cells = rebuild(kernel, past.cells, answers, transcript, cancel, tell)

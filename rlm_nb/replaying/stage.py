@@ -24,12 +24,14 @@ class Stage:
         worktree: The top of the files.
         workdir: Where cells run.
         objects: The folder with the run's objects, for edits that are taken over.
+        borrowed: All folders of objects that the files are read from.
     """
 
     folder: Path
     worktree: Path
     workdir: Path
     objects: Path
+    borrowed: tuple[Path, ...]
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def stage(past: Recalled) -> Iterator[Stage]:
     with scratch() as folder:
         source = Source.borrow(past.notebook.parent, past.recorded.start, folder / "ctl.git", settings)
         workdir = source.write(folder, past.base)
-        yield Stage(folder, folder / "work", workdir, source.ctl / "objects")
+        yield Stage(folder, folder / "work", workdir, source.ctl / "objects", source.borrowed)
 
 
 def greeting(past: Recalled, place: Stage | None) -> dict[str, JSON]:

@@ -323,6 +323,27 @@ def _rules(file: Path) -> bytes:
     return file.read_bytes() + b"\n" if os.access(file, os.R_OK) and file.is_file() else b""
 
 
+def borrowed(objects: Path) -> tuple[Path, ...]:
+    """A folder of objects, and all those that it borrows from, whether they are there or not."""
+    found: dict[Path, None] = {}
+    waiting = [objects]
+    while waiting:
+        folder = waiting.pop()
+        if folder in found:
+            continue
+        found[folder] = None
+        with suppress(OSError):  # it borrows nothing
+            lines = (folder / "info/alternates").read_bytes().splitlines()
+            waiting += [folder / os.fsdecode(_unquoted(line)) for line in lines if line and not line.startswith(b"#")]
+    return tuple(found)
+
+
+def _unquoted(line: bytes) -> bytes:
+    if not line.startswith(b'"'):
+        return line
+    return re.sub(rb"\\(.)", lambda escape: b"\n" if escape[1] == b"n" else escape[1], line[1:-1])
+
+
 def alternate(objects: Path) -> bytes:
     """A line of `objects/info/alternates`; git unquotes what starts with a quotation mark."""
     path = os.fsencode(objects)

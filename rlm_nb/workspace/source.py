@@ -163,6 +163,11 @@ class Source:
         return self._start.subfolder
 
     @property
+    def borrowed(self) -> tuple[Path, ...]:
+        """The folders of objects that worktrees read from: the run's own, and those that it borrows."""
+        return repository.borrowed(self.ctl / "objects")
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about the start, in sentences."""
         return self._start.notices

@@ -17,7 +17,7 @@ from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError
 from rlm_nb.kernel.isolation import canaries, landlock
 from rlm_nb.kernel.isolation.detection import Detection
-from rlm_nb.kernel.isolation.policy import Canaries, Level, Network, Policy, readable, without_repeats
+from rlm_nb.kernel.isolation.policy import Canaries, Level, Network, Policy, readable, searched, without_repeats
 from rlm_nb.kernel.isolation.report import Report
 from rlm_nb.processes import mark
 
@@ -66,6 +66,13 @@ class Choice:
         return "; ".join([f"{self.level} ({', '.join(walls[:-1])} and {walls[-1]})", reach[self.network], *added])
 
     @property
+    def notice(self) -> str:
+        """What a person is told when a run begins."""
+        if self.level == "none":
+            return f"isolation is {self.sentence}"
+        return "; ".join([f"isolation is {self.sentence}", *(f"but {gap}" for gap in self.gaps)])
+
+    @property
     def gaps(self) -> tuple[str, ...]:
         """What does not hold, each in a sentence."""
         if self.level == "none":
@@ -76,7 +83,9 @@ class Choice:
                 "names, sizes and times of your files can be seen, and their permissions and times be changed",
                 "your processes can be seen, though not looked into",
                 "/dev/shm is the one that all your programs share",
-                "nothing can be connected, and there are no terminals in cells: `multiprocessing.Manager` and pexpect fail",
+                "nothing can be connected, and cells have no terminals: `multiprocessing.Manager` and pexpect fail",
+                "what processes print that cells fork is lost",
+                *(f"what there is in {folder} can be listed" for folder in searched()),
                 *(f"this Landlock is old: {what}" for what in landlock.missing(self.landlock or 0)),
             ]
         elif not self.landlock:
@@ -167,6 +176,7 @@ class Isolation:
             network=network,
             read=without_repeats((*readable(network), *self._read, *read)),
             write=without_repeats((*self._write, *write)),
+            listed=searched(),
             memory=memory,
             canaries=self._canaries,
         )

@@ -56,6 +56,9 @@ def _landlock(policy: Policy, *, private: bool) -> int | None:
             read=(*policy.read, *proc),
             write=(*policy.write, *(namespaces.PRIVATE if private else SHARED)),
             devices=(*DEVICES, *(TERMINALS if private else ())),
+            # A package that is installed as a link is found by looking through the folder that it is in. In a world of
+            # its own, no folder has anything else in it.
+            listed=("/",) if private else policy.listed,
             # In a network of its own there is nobody else to talk to.
             tcp=private and policy.network != "none",
             abstract=private and policy.network != "host",

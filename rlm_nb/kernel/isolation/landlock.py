@@ -56,13 +56,22 @@ def exists() -> bool:
         return False
 
 
-def restrict(read: Iterable[str], write: Iterable[str], devices: Iterable[str], *, tcp: bool, abstract: bool) -> int:
+def restrict(
+    read: Iterable[str],
+    write: Iterable[str],
+    devices: Iterable[str],
+    listed: Iterable[str],
+    *,
+    tcp: bool,
+    abstract: bool,
+) -> int:
     """Let this process, and what it starts, open nothing else; returns the version that was in force.
 
     Args:
         read: Files and folders that it may read and execute. What is not there is left out.
         write: Folders that it may change, too.
         devices: Devices, and folders of them, that it may use.
+        listed: Folders of which it may read the names, and those below.
         tcp: Whether TCP stays as it is, or is denied.
         abstract: Whether abstract unix sockets of others stay as they are. Signals to others never do.
     """
@@ -72,7 +81,12 @@ def restrict(read: Iterable[str], write: Iterable[str], devices: Iterable[str], 
     attributes = struct.pack("QQQ", files, ports, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
     rules = system.call("Landlock", _CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
     try:
-        for paths, rights in ((read, READING), (write, CHANGING), (devices, USING | READ_DIR)):
+        for paths, rights in (
+            (read, READING),
+            (write, CHANGING),
+            (devices, USING | READ_DIR),
+            (listed, READ_DIR),
+        ):
             for path in paths:
                 _allow(rules, path, rights & files)
         system.call("Landlock", _RESTRICT, ctypes.c_int(rules), ctypes.c_uint32(0))

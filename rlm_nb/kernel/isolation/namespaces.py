@@ -1,7 +1,7 @@
 """Namespaces: a world of its own, in which there is nothing but what the policy names.
 
-A process outside that leaves them makes them, and starts two in them: the first is their init, with whose end all others
-end; the second builds the world and lives in it. See namespaces(7), pivot_root(2), mount_setattr(2).
+A process that leaves those of its own makes them, and starts two in them: the first is their init, with whose end all
+others end; the second builds the world and lives in it. See namespaces(7), pivot_root(2), mount_setattr(2).
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ class Policy:
         network: What it may connect to: nobody, itself, or whom everybody on this machine may.
         read: Files and folders that it may read; those that are not there are left out.
         write: Folders that it may change, too.
+        listed: Folders of which it may read the names, and those below, where there are no namespaces.
         memory: Bytes that its `/tmp` and its `/dev/shm` may take, each; `None` for what the system allows.
         canaries: What is tried before anything else runs; nothing is, without.
     """
@@ -101,6 +102,7 @@ class Policy:
     network: Network = "none"
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
     memory: int | None = None
     canaries: Canaries | None = None
 
@@ -109,7 +111,7 @@ class Policy:
         """What `as_text` has written."""
         values: dict[str, Any] = json.loads(text)
         canaries = values.pop("canaries")
-        values |= {name: tuple(values[name]) for name in ("read", "write")}
+        values |= {name: tuple(values[name]) for name in ("read", "write", "listed")}
         return cls(**values, canaries=Canaries(**canaries) if canaries else None)
 
     def as_text(self) -> str:
@@ -131,6 +133,13 @@ def python() -> tuple[str, ...]:
     found += [str(Path(sys.executable).parent), str(Path(os.path.realpath(sys.executable)).parent)]
     found.append(str(Path(__file__).parents[2]))  # this package, which need not be among them
     return tuple(dict.fromkeys(path for path in found if os.path.lexists(path)))
+
+
+@cache
+def searched() -> tuple[str, ...]:
+    """The folder that rlm-nb is in, when that is a checkout: Python looks through it for the package."""
+    folder = str(Path(__file__).parents[3])
+    return () if folder in {sysconfig.get_paths()[name] for name in ("purelib", "platlib")} else (folder,)
 
 
 def without_repeats(paths: Iterable[str | Path]) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ def program(network: Network, *, connect: bool) -> bytes:
         streams = _unless_kind((socket.SOCK_STREAM, socket.SOCK_SEQPACKET), errno.EACCES)
         lines += _if_number(_SOCKETPAIR[here], streams)
     families = _families(network)
-    lines += _if_number(_SOCKET[here], families if connect else [*streams, *families])
+    lines += _if_number(_SOCKET[here], families if connect else [*families, *streams])
     lines.append(_instruction(_RETURN, _ALLOW))
     return b"".join(lines)
 
