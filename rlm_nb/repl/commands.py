@@ -20,7 +20,7 @@ def need_no_terminal() -> None:
 
 
 def run(command: str) -> int:
-    """Run a command in the shell, and print what it puts out as it comes; returns its exit code, or below 0 a signal."""
+    """Run a command in the shell, and print what it puts out as it comes; returns its exit code."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     with subprocess.Popen(
         command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
