@@ -4,12 +4,11 @@ Nothing here may do harm where it succeeds: it changes planted files at most. Ca
 made so that they fail all the same, by another error than the one of those who are kept from them.
 """
 
-# ruff: noqa: PTH - each attempt is the system call that it names
-
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import socket
@@ -115,6 +114,25 @@ def new_namespace(flag: int) -> None:
         raise PermissionError
 
 
+def clone_into_a_namespace() -> None:
+    child = libc.syscall(ctypes.c_long(56 if X86 else 220), ctypes.c_ulong(0x10000000 | 17), None, None, None, None)
+    if child == 0:
+        os._exit(0)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    os.waitpid(child, 0)
+
+
+def type_into_a_terminal() -> None:
+    """Into something that is none: who may, is told that."""
+    with open("/dev/null", "wb") as file:
+        try:
+            fcntl.ioctl(file, 0x5412, b"x")
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+
+
 def a_signal(pid: int) -> None:
     os.kill(pid, 0)
 
@@ -189,6 +207,8 @@ EVERYWHERE = {
     "open a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM),
     "use io_uring": lambda: call(425, 425, 1, b"\0" * 120),
     "make a user namespace": lambda: new_namespace(0x10000000),
+    "clone into a user namespace": clone_into_a_namespace,
+    "type into a terminal": type_into_a_terminal,
     "make a mount namespace": lambda: new_namespace(0x20000),
     "mount": mount,
     "change the root": lambda: call(161, 51, b"/"),

@@ -1,4 +1,4 @@
-"""A controller with two confined kernels, one of them hostile: `python -m … LEVEL WARM NETWORK` prints what they did."""
+"""A controller with two confined kernels, one of them hostile: `python -m … LEVEL WARM NETWORK` prints what came."""
 
 from __future__ import annotations
 
