@@ -82,7 +82,7 @@ class Choice:
             gaps += [
                 "names, sizes and times of your files can be seen, and their permissions and times be changed",
                 "your processes can be seen, though not looked into",
-                "/dev/shm is the one that all your programs share",
+                "/dev/shm and the shared memory of System V are those of all your programs",
                 "nothing can be connected, and cells have no terminals: `multiprocessing.Manager` and pexpect fail",
                 "what processes print that cells fork is lost",
                 *(f"what there is in {folder} can be listed" for folder in searched()),

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PLANTED: dict[str, Any] = globals().get("PLANTED", {})
-"""`secret`, `home`, `other` (another agent's folder), `record` (a run's folder), `shared` (in /dev/shm), `tcp`, `udp`,
-`unix`, `datagrams`, `abstract`, `controller`, `bystander`, `python`: what the controller has planted, or is."""
+"""What the controller has planted, or is: `secret`, `home`, `other` (another agent's folder), `record` (a run's),
+`shared` (in /dev/shm), `segment`, `tcp`, `udp`, `unix`, `datagrams`, `abstract`, `controller`, `bystander`, `python`."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -42,6 +42,11 @@ def peer(family: int, kind: int, address: Any, protocol: int = 0) -> None:
 def datagram(family: int, address: Any) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as one:
         one.sendto(b"told", address)
+
+
+def message(address: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.sendmsg([b"told"], [], 0, address)
 
 
 def read(path: str) -> None:
@@ -156,6 +161,12 @@ def gain() -> None:
         raise PermissionError
 
 
+def attach() -> None:
+    libc.shmat.restype = ctypes.c_long
+    if libc.shmat(PLANTED["segment"], None, 0o10000) == -1:
+        raise OSError(ctypes.get_errno(), "shmat")
+
+
 def strays() -> str:
     """Descriptors that were left open: folders, and files that are none of this agent's."""
     for name in os.listdir("/proc/self/fd"):
@@ -201,6 +212,7 @@ EVERYWHERE = {
     "send by UDP": lambda: datagram(socket.AF_INET, ("127.0.0.1", PLANTED["udp"])),
     "connect a unix socket": lambda: peer(socket.AF_UNIX, socket.SOCK_STREAM, PLANTED["unix"]),
     "send to a unix socket": lambda: datagram(socket.AF_UNIX, PLANTED["datagrams"]),
+    "send a message to a unix socket": lambda: message(PLANTED["datagrams"]),
     "connect an abstract socket": lambda: peer(socket.AF_UNIX, socket.SOCK_STREAM, f"\0{PLANTED['abstract']}"),
     "open a vsock": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM),
     "open a netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
@@ -228,6 +240,7 @@ IN_NAMESPACES = {
     "change a secret's times": lambda: os.utime(PLANTED["secret"]),
     "see a bystander": lambda: os.stat(f"/proc/{PLANTED['bystander']}/stat") and the_same(PLANTED["bystander"]),
     "read shared memory": lambda: read(PLANTED["shared"]),
+    "read shared memory of System V": attach,
 }
 """What Landlock alone does not prevent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
@@ -33,6 +34,9 @@ def plant(stack: ExitStack, folder: Path, other: Path) -> dict[str, Any]:
     (record / "root.ipynb").write_text(SECRET)
     (other / "work/theirs").write_text(SECRET)
     shared = stack.enter_context(tempfile.NamedTemporaryFile(dir="/dev/shm"))  # noqa: SIM115
+    libc = ctypes.CDLL(None)
+    segment = libc.shmget(0, 4096, 0o600)  # IPC_PRIVATE: a new one
+    stack.callback(libc.shmctl, segment, 0, None)  # IPC_RMID
     tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     udp.bind(("127.0.0.1", 0))
@@ -58,6 +62,7 @@ def plant(stack: ExitStack, folder: Path, other: Path) -> dict[str, Any]:
         "record": str(record),
         "other": str(other),
         "shared": shared.name,
+        "segment": segment,
         "tcp": tcp.getsockname()[1],
         "udp": udp.getsockname()[1],
         "controller": os.getpid(),
