@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 PLANTED: dict[str, Any] = globals().get("PLANTED", {})
-"""What the controller has planted, or is: `secret`, `home`, `other` (another agent's folder), `record` (a run's),
-`shared` (in /dev/shm), `segment`, `tcp`, `udp`, `unix`, `datagrams`, `abstract`, `controller`, `bystander`, `python`."""
+"""What the controller has planted, or is.
+
+`secret`, `home`, `other` (another agent's folder), `record` (a run's), `shared` (in /dev/shm), `segment`, `tcp`, `udp`,
+`unix`, `datagrams`, `abstract`, `controller`, `bystander`, `python`.
+"""
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
