@@ -161,7 +161,7 @@ class KernelSettings(Section):
 class IsolationSettings(Section):
     """What cells are kept from."""
 
-    level: Literal["auto", "ns", "landlock", "none"] = "none"
+    level: Literal["auto", "ns", "landlock", "none"] = "auto"
     min_level: Literal["none", "landlock", "ns"] = "none"
     network: Literal["none", "loopback", "host"] = "none"
     read: tuple[Path, ...] = ()

@@ -53,6 +53,9 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         patch.setenv("HOME", str(home))
         patch.setenv("TMPDIR", str(folder))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        # For commands, and only to be quick: isolation has tests of its own, and most that run agents in this process
+        # keep what users get by default.
+        patch.setenv("RLM_ISOLATION_LEVEL", "none")
         patch.setattr(tempfile, "tempdir", None)  # read TMPDIR again
         yield folder
     shutil.rmtree(folder)

@@ -17,7 +17,8 @@ SHIPPED = Path(__file__).parent.parent / "config.yaml"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
+    """An empty current folder, and no settings in the environment."""
+    monkeypatch.delenv("RLM_ISOLATION_LEVEL")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

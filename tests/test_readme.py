@@ -163,6 +163,7 @@ def test_the_examples_of_tasks_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of YAML can be read, every variable sets something, and so does `.env.example`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLM_ISOLATION_LEVEL")
     for number, code in enumerate(code for path in DOCS for code in fenced(path, "yaml")):
         file = tmp_path / f"{number}.yaml"
         file.write_text(code, "utf-8")

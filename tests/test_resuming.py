@@ -126,11 +126,12 @@ def test_a_stopped_cell_runs_again_and_its_sub_agents_go_on(tmp_path: Path, repo
         if isinstance(event, CellStarted) and (event.agent, event.number) == ("root.2", 2):
             threading.Thread(target=lambda: (quick_ended.wait(30), cancel.cancel("the test said so"))).start()
 
-    first = begun(tmp_path, repository, model, stop)
+    seeing = {"read": [tmp_path]}
+    first = begun(tmp_path, repository, model, stop, isolation=seeing)
     assert (first.root.status, first.root.outcome.stopped) == ("partial", True)
     before = model.calls.copy()
     stopping.touch()
-    result = resumed(first.folder, model)
+    result = resumed(first.folder, model, isolation=seeing)
     assert result.root.answer.value == ["that", "quick", "slow 7", "q"]
     assert result.root.status == "completed"
     assert set(model.calls.values()) == {1}
@@ -151,9 +152,11 @@ def test_what_could_not_be_rebuilt_is_named(tmp_path: Path, repository: Path) ->
             python("FINAL(Path('half.txt').read_text())"),
         ]
     )
-    first = begun(tmp_path, repository, model, rlm={"max_iterations": 2}, kernel={"cell_timeout": 1})
+    seeing = {"read": [tmp_path]}
+    limits = {"rlm": {"max_iterations": 2}, "kernel": {"cell_timeout": 1}}
+    first = begun(tmp_path, repository, model, **limits, isolation=seeing)
     flag.touch()
-    result = resumed(first.folder, model, rlm={"max_iterations": 9})
+    result = resumed(first.folder, model, rlm={"max_iterations": 9}, isolation=seeing)
     told = model.requests[-1].messages[-1].content
     assert "Cell 1 took too long then, and was not run again" in told
     assert "Cell 2 put out something else than what was shown then." in told

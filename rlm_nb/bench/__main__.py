@@ -12,6 +12,7 @@ from rlm_nb.bench import (
     context,
     fanout,
     flatness,
+    isolation,
     iteration,
     ledger,
     memory,
@@ -36,6 +37,7 @@ BENCHES: Mapping[str, Callable[[bool], Iterator[Row]]] = {
     "purse": purse.measure,
     "context": context.measure,
     "worktrees": worktrees.measure,
+    "isolation": isolation.measure,
     "resume": resume.measure,
 }
 """Every bench: told whether to be quick, it yields its rows."""

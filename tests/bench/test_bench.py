@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def cells(table: str) -> list[list[str]]:
     return [row for row in rows if row]
 
 
-NAMES = "start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, context, worktrees, resume"
+NAMES = "start, memory, iteration, fanout, sdk, save, ledger, flatness, purse, context, worktrees, isolation, resume"
 VERDICTS = ("met", "not met")
 
 
@@ -61,12 +62,16 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         whole,
         child,
         together_at_once,
+        confined,
+        larger,
+        cell,
         resumed,
     ) = cells(done.stdout)
     assert start[4] == "≥ 6× faster reach for 12×"
     assert private[0].startswith("private memory of an idle kernel; its supervisor has ")
     assert private[4] == "≤ 40% of stock reach for 30%"
-    assert together[0].startswith("3 kernels alive: all memory of the 7 processes")
+    # A forkserver, and for each kernel its supervisor and, where it has namespaces of its own, their init.
+    assert re.match("3 kernels alive: all memory of the (7|10) processes", together[0])
     assert together[4] == "≤ 1.3 GB reach for 1 GB"
     assert iteration[0] == "an iteration, over its cell in a bare loop"
     assert iteration[4] == "≤ 1.5× reach for 1.2×"
@@ -100,6 +105,8 @@ def test_every_bench_gives_its_rows(clean_environment: Path) -> None:
         "4 agents' worktrees of 20 files opened and kept at once; disk used by each: "
     )
     assert together_at_once[3] == "0 failed"
+    assert [row[4] for row in (confined, larger)] == ["≤ 15 ms more", "≤ 10 MB more"]
+    assert cell[0] == "a cell at level ns, from its code to its result; beside it, at level none"
     assert resumed[1] == resumed[4] == "3 of 3"
     assert resumed[5] == "met"  # on every machine, too
     assert set(clean_environment.iterdir()) == before

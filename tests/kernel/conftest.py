@@ -11,12 +11,15 @@ import pytest
 
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import KernelSettings
+from rlm_nb.config import IsolationSettings, KernelSettings
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.records import CellResult, Output
 
 Start = Callable[..., "Bench"]
+
+FREE = IsolationSettings(level="none")
+"""Nothing hides a kernel's processes and files from these tests; those of isolation/ see to the rest."""
 
 
 class Bench:
@@ -65,7 +68,7 @@ def text(outputs: tuple[Output, ...] | list[Output], name: str = "stdout") -> st
 
 @pytest.fixture(scope="session")
 def launcher(clean_environment: Path) -> Iterator[Launcher]:
-    with Launcher() as running:
+    with Launcher(isolation=FREE) as running:
         yield running
 
 

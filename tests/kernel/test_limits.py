@@ -14,7 +14,7 @@ import pytest
 from rlm_nb.config import KernelSettings
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.limits import Limits, machine_memory, memory_kills
-from tests.kernel.conftest import Bench, Start, text
+from tests.kernel.conftest import FREE, Bench, Start, text
 
 GONE = "Its variables and imports are gone; the files in the worktree are as they were."
 
@@ -45,7 +45,7 @@ BOMB = "import os, time\nend = time.time() + 10\nwhile time.time() < end: os.for
 def test_a_process_meets_its_limits(launcher: Launcher, tmp_path: Path, warm: bool) -> None:
     """Too much memory is a MemoryError with advice, too many files an OSError, and no variable is lost."""
     with ExitStack() as stack:
-        starts = launcher if warm else stack.enter_context(Launcher(warm=False))
+        starts = launcher if warm else stack.enter_context(Launcher(warm=False, isolation=FREE))
         own = Bench(stack, starts, tmp_path, memory_limit="400MiB", open_files=300)
         own.run("kept = [bytes(10**6)]")
         result = own.run("while True: kept.append(bytes(10**6))")

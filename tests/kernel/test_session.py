@@ -128,10 +128,10 @@ from contextlib import ExitStack
 from pathlib import Path
 import rlm_nb.controller
 from rlm_nb.kernel.launch import Launcher
-from tests.kernel.conftest import Bench
+from tests.kernel.conftest import FREE, Bench
 
 with ExitStack() as stack:
-    bench = Bench(stack, stack.enter_context(Launcher()), Path(sys.argv[1]))
+    bench = Bench(stack, stack.enter_context(Launcher(isolation=FREE)), Path(sys.argv[1]))
     for forged in {NO_REPLIES + NO_OUTPUTS + MALFORMED!r}:
         bench.run({FORGE!r} + forged + "\\ntime.sleep(0.05)")
     print("done")

@@ -16,7 +16,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from rlm_nb.kernel.launch import Launcher, kernel_spec
-from tests.kernel.conftest import Bench, Start, text
+from tests.kernel.conftest import FREE, Bench, Start, text
 
 DAEMON = """
 import os, subprocess, sys, time
@@ -39,10 +39,10 @@ import sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from rlm_nb.kernel.launch import Launcher
-from tests.kernel.conftest import Bench
+from tests.kernel.conftest import FREE, Bench
 
 with ExitStack() as stack:
-    launcher = stack.enter_context(Launcher())
+    launcher = stack.enter_context(Launcher(isolation=FREE))
     bench = Bench(stack, launcher, Path(sys.argv[1]))
     bench.run(sys.argv[2])
     print("running", flush=True)
@@ -107,7 +107,7 @@ def test_the_forkserver_is_killed(launcher: Launcher, tmp_path: Path) -> None:
     with ExitStack() as stack:
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
-        own = stack.enter_context(Launcher())
+        own = stack.enter_context(Launcher(isolation=FREE))
         one = Bench(stack, own, tmp_path / "one")
         one.run("x = 1")
         assert own.forkserver is not None
@@ -122,7 +122,7 @@ def test_the_forkserver_is_killed(launcher: Launcher, tmp_path: Path) -> None:
 def test_the_forkserver_is_stopped(tmp_path: Path, clean_environment: Path) -> None:
     """Kernels that are started after that start all the same, soon, several at once; those that were live on."""
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher())
+        launcher = stack.enter_context(Launcher(isolation=FREE))
         assert launcher.forkserver is not None
         for name in ("before", "0", "1", "2"):
             (tmp_path / name).mkdir()
@@ -139,7 +139,7 @@ def test_the_forkserver_is_stopped(tmp_path: Path, clean_environment: Path) -> N
 def test_the_forkserver_is_stopped_while_a_kernel_waits_for_it(tmp_path: Path, clean_environment: Path) -> None:
     """The kernel is started cold, and the next one by another forkserver."""
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher())
+        launcher = stack.enter_context(Launcher(isolation=FREE))
         assert launcher.forkserver is not None
         stopped = launcher.forkserver.pid
         assert stopped is not None
@@ -159,7 +159,7 @@ def test_the_forkserver_is_stopped_while_a_kernel_waits_for_it(tmp_path: Path, c
 def test_cold_start(tmp_path: Path, clean_environment: Path) -> None:
     """`kernel.start: cold` needs no forkserver, and gives the same kernel."""
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher(warm=False))
+        launcher = stack.enter_context(Launcher(warm=False, isolation=FREE))
         assert launcher.forkserver is None
         own = Bench(stack, launcher, tmp_path)
         assert text(own.run("print(budget()['left_usd'])").outputs) == "1.5\n"
@@ -188,7 +188,7 @@ def test_a_forked_kernel_is_the_same(launcher: Launcher, tmp_path: Path) -> None
     """What was there before the fork knows the kernel's own folders, and nothing of the process that it was made in."""
     looks = {}
     with ExitStack() as stack:
-        for name, own in (("warm", launcher), ("cold", stack.enter_context(Launcher(warm=False)))):
+        for name, own in (("warm", launcher), ("cold", stack.enter_context(Launcher(warm=False, isolation=FREE)))):
             (tmp_path / name).mkdir()
             bench = Bench(stack, own, tmp_path / name)
             bench.run(LOOK)
@@ -229,7 +229,7 @@ def test_a_cell_attacks_its_supervisor(
     (tmp_path / "own").mkdir()
     (tmp_path / "other").mkdir()
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher(warm=warm))
+        launcher = stack.enter_context(Launcher(warm=warm, isolation=FREE))
         other = Bench(stack, launcher, tmp_path / "other")
         other.run(DAEMON)
         own = Bench(stack, launcher, tmp_path / "own")

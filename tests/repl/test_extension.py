@@ -14,7 +14,7 @@ from rlm_nb.config import KernelSettings
 from rlm_nb.errors import KernelStartError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
-from tests.kernel.conftest import launcher  # noqa: F401 - one for all kernels of a test process
+from tests.kernel.conftest import FREE, launcher  # noqa: F401 - one for all kernels of a test process
 
 CONTEXT = "naïve\r\nlines\n \x00 and \U0001f40d "
 
@@ -82,7 +82,7 @@ def test_a_context_that_has_vanished(tmp_path: Path, clean_environment: Path, wa
     """The kernel does not start without it, and says why at once."""
     greeting = {"context": str(tmp_path / "gone.txt")}
     with (
-        Launcher(warm=warm) as own,
+        Launcher(warm=warm, isolation=FREE) as own,
         pytest.raises(KernelStartError, match=r"gone\.txt: the context cannot be read"),
     ):
         KernelClient(

@@ -50,12 +50,11 @@ def test_a_confined_run(shell: Shell, repository: Path, tmp_path: Path) -> None:
     first = PARENT[0].replace("from pathlib import Path", f"from pathlib import Path\n{facts}")
     ended = shell.run(
         repository,
-        "--config",
-        shell.settings(isolation={"level": "auto"}),
         "--model",
         shell.script({"root": [first, PARENT[1]], "root.1": [CHILD]}),
         "--context",
         context,
+        RLM_ISOLATION_LEVEL="auto",
     )
     assert ended.code == 0, ended.err
     assert "'done'" not in ended.out
