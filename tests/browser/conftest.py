@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
+from tests.browser.lab import Lab, jupyterlab
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -71,3 +73,21 @@ def seen(chromium: BrowserContext) -> Iterator[Seen]:
     page.on("dialog", dismiss)
     yield result
     page.close()
+
+
+@pytest.fixture
+def lab(server: Lab, chromium: BrowserContext) -> Iterator[Lab]:
+    """The server, with no kernel before and after."""
+    yield server
+    server.shut_down_kernels()
+
+
+@pytest.fixture(scope="module")
+def server(clean_environment: Path) -> Iterator[Lab]:
+    """JupyterLab, one for each module, on a folder that agents may work on."""
+    with tempfile.TemporaryDirectory(prefix="lab-", dir=clean_environment) as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        (root / "README.md").write_text("# greeting\n\nSays hello.\n")
+        with jupyterlab(root) as started:
+            yield started

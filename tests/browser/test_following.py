@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from rlm_nb.notebook.reader import read
 from tests.browser.conftest import Seen
-from tests.browser.lab import PATIENCE, Lab, jupyterlab
+from tests.browser.lab import PATIENCE, Lab
 from tests.browser.test_report import PAYLOADS
 from tests.whole_runs.conftest import Shell, cell, until
 
 SOON = 1000 * PATIENCE
-
-
-@pytest.fixture
-def lab(server: Lab, chromium: BrowserContext) -> Iterator[Lab]:
-    """The server, with no kernel before and after."""
-    yield server
-    server.shut_down_kernels()
-
-
-@pytest.fixture(scope="module")
-def server(clean_environment: Path) -> Iterator[Lab]:
-    """One server for all tests here; runs are made in its folder."""
-    with tempfile.TemporaryDirectory(prefix="lab-", dir=clean_environment) as folder:
-        root = Path(folder) / "root"
-        root.mkdir()
-        with jupyterlab(root) as started:
-            yield started
 
 
 def show(page: Page, lab: Lab, name: str) -> None:

@@ -6,42 +6,22 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from jupyter_core.paths import jupyter_data_dir
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from rlm_nb.notebook.reader import read
 from rlm_nb.notebook.tree import everyone, tree
 from tests.browser.conftest import Seen
-from tests.browser.lab import PATIENCE, Lab, jupyterlab
+from tests.browser.lab import PATIENCE, Lab
 from tests.browser.test_report import PAYLOADS
 from tests.whole_runs.conftest import Shell, cell, until
 
 SOON = 1000 * PATIENCE
 FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
-
-
-@pytest.fixture
-def lab(server: Lab, chromium: BrowserContext) -> Iterator[Lab]:
-    """The server, with no kernel before and after."""
-    yield server
-    server.shut_down_kernels()
-
-
-@pytest.fixture(scope="module")
-def server(clean_environment: Path) -> Iterator[Lab]:
-    """One server for all tests here; its folder is what agents work on."""
-    with tempfile.TemporaryDirectory(prefix="lab-", dir=clean_environment) as folder:
-        root = Path(folder) / "root"
-        root.mkdir()
-        (root / "README.md").write_text("# greeting\n\nSays hello.\n")
-        with jupyterlab(root) as started:
-            yield started
 
 
 def panel(page: Page, lab: Lab) -> Locator:
