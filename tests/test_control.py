@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rlm_nb import control
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.reader import read
 from rlm_nb.notebook.tree import everyone, tree
-from tests.whole_runs.conftest import Shell, cell, until
+from tests.whole_runs.conftest import Shell, cell, state_of, until
 
 FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
 
@@ -79,6 +80,19 @@ def test_what_is_proposed_is_decided_about_from_outside(shell: Shell, repository
     assert "and says:\n\nNo y." in recorded.iterations[3].message
 
 
+def test_a_confined_cell_reaches_none_of_it(shell: Shell, repository: Path) -> None:
+    """It can neither ask for anything nor decide about itself, though it knows the way."""
+    folder = f"glob.glob({str(shell.here)!r} + '/runs/*/{control.FOLDER}')"
+    tries = f"import glob, json\nseen = {folder}\nfor one in seen: open(one + '/1.wanted', 'w').write('{{}}')"
+    model = shell.script({"root": [cell(tries), cell("FINAL(seen)")]})
+    ended = shell.run(repository, "--model", model, RLM_ISOLATION_LEVEL="auto")
+    assert ended.code == 0, ended
+    recorded = read(ended.run / "root.ipynb")
+    assert recorded.outcome is not None
+    tried = recorded.iterations[0].cells[0]
+    assert recorded.outcome.answer.value == [] or tried.status == "error", tried
+
+
 def test_a_run_ends_with_what_started_it(shell: Shell, repository: Path) -> None:
     """Also when that is killed."""
     model = shell.script({"root": [cell(FOREVER)]})
@@ -90,9 +104,13 @@ def test_a_run_ends_with_what_started_it(shell: Shell, repository: Path) -> None
     with subprocess.Popen(
         [sys.executable, "-c", program, *command, "--while-stdin-is-open"], cwd=shell.here, stderr=subprocess.DEVNULL
     ) as starter:
-        run = run_of(shell)
-        until(lambda: "begun" in (run / "root.ipynb").read_text("utf-8"))
-        starter.kill()
+        try:
+            run = run_of(shell)
+            until(lambda: (run / "root.ipynb").exists() and "begun" in (run / "root.ipynb").read_text("utf-8"))
+        finally:
+            starter.kill()
     until(lambda: json.loads((run / "run.json").read_text("utf-8"))["status"] == "partial")
     until(lambda: "ended" in json.loads((run / "run.json").read_text("utf-8")))
+    process = state_of(run)["pid"]
+    until(lambda: not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
     assert not (run / control.FOLDER).exists()
