@@ -129,11 +129,11 @@ def jupyterlab(folder: Path, **variables: str) -> Iterator[Lab]:
             time.sleep(0.1)
         yield Lab(json.loads(found[0].read_text())["url"], token, folder)
     finally:
-        end(server)
+        stop(server)
         log.close()
 
 
-def end(server: subprocess.Popen[bytes]) -> None:
+def stop(server: subprocess.Popen[bytes]) -> None:
     """End a server whose kernels have been shut down. On a busy machine some extension of Jupyter's never stops."""
     server.terminate()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Seen
-from tests.browser.lab import PATIENCE, Lab, end
+from tests.browser.lab import PATIENCE, Lab, stop
 from tests.whole_runs.conftest import Shell, cell, until
 
 
@@ -48,4 +48,4 @@ def test_jupyterlab_opens_with_the_run(tmp_path: Path, repository: Path, seen: S
         seen.page.goto("about:blank")  # or it asks for a new kernel
         Lab(told["url"], told["token"], shell.here).shut_down_kernels()
     finally:
-        end(server)
+        stop(server)
