@@ -54,13 +54,17 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
         live: What it does after that.
     """
     reading, writing = os.pipe()
+    lifeline, held = os.pipe() if policy.level == "ns" else (None, None)
     child = os.fork()
     if child == 0:
         os.close(reading)
-        if policy.level == "ns":
-            _make(policy, prepare, live, writing)
+        if lifeline is not None and held is not None:
+            os.close(held)
+            _make(policy, prepare, live, writing, lifeline)
         _begin(policy, prepare, live, writing)
     os.close(writing)
+    if lifeline is not None:
+        os.close(lifeline)  # its other end stays open for as long as this process lives
     try:
         said = _read(reading)
     finally:
@@ -76,13 +80,16 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
     return Born(0, None, report)
 
 
-def _make(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int) -> NoReturn:
+def _make(
+    policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int, lifeline: int
+) -> NoReturn:
     """As the maker: leave, start the two, and tell their numbers as they are outside."""
     try:
         namespaces.leave(policy)
         init = os.fork()
         if init == 0:
-            namespaces.be_init()
+            namespaces.be_init(lifeline)
+        os.close(lifeline)
         held, release = os.pipe()
         kernel = os.fork()
         if kernel == 0:

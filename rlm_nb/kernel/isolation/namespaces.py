@@ -62,19 +62,26 @@ def leave(policy: Policy) -> None:
     _write("/proc/self/gid_map", f"{group} {group} 1")
 
 
-def be_init() -> NoReturn:
-    """As the first process: let the system bury orphans, and wait for the end. Never returns."""
+def be_init(lifeline: int) -> NoReturn:
+    """As the first process: let the system bury orphans, and wait for the end. Never returns.
+
+    Args:
+        lifeline: A descriptor to read from; when whoever holds its other end is gone, this process ends, and with it
+            all others in the namespaces.
+    """
     for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD included: who is orphaned and ends is no zombie then
     os.chdir("/")
     for descriptor in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with suppress(OSError):  # the one that the list was read from
-            os.close(int(descriptor))
+            if int(descriptor) != lifeline:
+                os.close(int(descriptor))
     system.prctl("PR_SET_DUMPABLE", system.PR_SET_DUMPABLE, 0)  # nobody inside looks into it, or writes there
     system.give_up_capabilities()
     system.gain_nothing()
-    while True:
-        signal.pause()
+    while os.read(lifeline, 1):
+        pass
+    os._exit(0)
 
 
 def build(policy: Policy) -> None:

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlm_nb.config import IsolationSettings
@@ -22,6 +24,7 @@ from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.launch import Launcher
 from tests.kernel.conftest import Bench, text
 from tests.kernel.isolation import people
+from tests.whole_runs.conftest import until
 
 USERS = ["root", "nobody"] if os.getuid() == 0 else ["me"]
 
@@ -174,6 +177,21 @@ def test_the_controller_looks_for_itself() -> None:
         ):
             check(free.pid, Policy(level="ns"))
         free.kill()
+
+
+def test_what_tries_isolation_leaves_nothing() -> None:
+    """A run that ends before it is known what this machine can hold ends the attempts, at whatever step they are."""
+    _need("ns")
+
+    def orphans() -> set[int]:
+        name, found = "rlm_nb.kernel.isolation.detection", psutil.process_iter(["cmdline", "ppid"])
+        return {one.pid for one in found if one.info["ppid"] == 1 and name in (one.info["cmdline"] or [])}
+
+    before = orphans()
+    for step in range(40):
+        with Isolation(IsolationSettings(level="ns")):
+            time.sleep(0.02 + step / 200)
+    until(lambda: orphans() <= before)
 
 
 def test_what_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
