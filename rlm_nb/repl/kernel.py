@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 from ipykernel import ipkernel, kernelapp
-from ipykernel.iostream import IOPubThread, OutStream
+from ipykernel.iostream import MASTER, IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
@@ -29,6 +29,9 @@ from zmq.eventloop.zmqstream import ZMQStream
 
 from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.repl import commands, extension
+
+HEARD = 3000
+"""Milliseconds that a forked process waits until what it printed was heard."""
 
 
 class RLMKernel(IPythonKernel):  # type: ignore[misc]
@@ -92,14 +95,16 @@ class Stream(OutStream):  # type: ignore[misc]
 
 
 class Outputs(IOPubThread):  # type: ignore[misc]
-    """Sends what cells put out, and hears by a pipe of ZeroMQ's what processes print that cells have forked.
+    """Sends what cells put out, and hears from sockets of ZeroMQ's what processes print that cells have forked.
 
-    ipykernel has that pipe on the loopback interface. Where a kernel is kept from that, it is a unix socket.
+    ipykernel listens on the loopback interface. Where a kernel is kept from that, it is a unix socket. ipykernel's
+    processes also go on, and end, before it has heard them, so that a cell which waits for one could be over first, and
+    a line overtaken by the next; ours wait for an answer.
     """
 
     def _setup_pipe_in(self) -> None:
         self._pipe_uuid, self._pipe = os.urandom(16), ""
-        pipe = self.socket.context.socket(zmq.PULL)
+        pipe = self.socket.context.socket(zmq.REP)
         pipe.linger = 0
         try:
             socket.socket(socket.AF_INET).close()
@@ -114,12 +119,22 @@ class Outputs(IOPubThread):  # type: ignore[misc]
         self._pipe_in = ZMQStream(pipe, self.io_loop)
         self._pipe_in.on_recv(self._handle_pipe_msg)
 
-    def _setup_pipe_out(self) -> tuple[zmq.Context[Any], Any]:
+    def _handle_pipe_msg(self, message: list[bytes]) -> None:
+        super()._handle_pipe_msg(message)  # it is in line now, before whatever the cell puts out next
+        self._pipe_in.send(b"")
+
+    def _really_send(self, message: list[Any], *args: Any, **kwargs: Any) -> None:
+        if self._check_mp_mode() == MASTER:
+            super()._really_send(message, *args, **kwargs)
+            return
         context = zmq.Context()
-        pipe = context.socket(zmq.PUSH)
-        pipe.linger = 3000  # milliseconds
+        pipe = context.socket(zmq.REQ)
+        pipe.linger = 0
         pipe.connect(self._pipe)
-        return context, pipe
+        pipe.send_multipart([self._pipe_uuid, *message], *args, **kwargs)
+        pipe.poll(HEARD)
+        pipe.close()
+        context.term()
 
 
 def _own_socket() -> str | None:

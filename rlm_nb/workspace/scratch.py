@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from rlm_nb.processes import is_abandoned, mark
 
@@ -33,6 +34,7 @@ _FLAGS = struct.Struct("l")
 _GET_FLAGS, _SET_FLAGS = 0x8000_6601 | _FLAGS.size << 16, 0x4000_6602 | _FLAGS.size << 16
 
 _there: set[Path] = set()
+_leaving = Event()
 
 
 @contextmanager
@@ -95,8 +97,14 @@ def abandoned() -> list[Path]:
 
 def remove_all() -> None:
     """Remove every scratch folder of this process that is still there: for an exit that unwinds nothing."""
+    _leaving.set()
     for folder in tuple(_there):
         remove_tree(folder)
+
+
+def is_leaving() -> bool:
+    """Whether `remove_all` has begun: from then on, a file that is missing is not one that an agent has deleted."""
+    return _leaving.is_set()
 
 
 def remove_tree(path: Path) -> bool:

@@ -22,6 +22,7 @@ from rlm_nb.records import Patch
 from rlm_nb.workspace import git, origin, patch, repository
 from rlm_nb.workspace.files import UNREAD, UNREADABLE, LeftOut, Root
 from rlm_nb.workspace.git import Git
+from rlm_nb.workspace.scratch import is_leaving
 from rlm_nb.workspace.snapshot import SUBMODULE, Entry, Observer, Tree, Writer, ignored
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ class Worktree:
         with root:
             ours = replace(self._git, cancel=cancel)
             new = self._observe(ours, root, left)
+            if is_leaving():
+                raise RunFolderError(f"{self.path} is being removed: the process was told to end at once")
             if new == self._tree:
                 return self._keep(self._last or self.base, self._tree, left)
             writer = Writer(ours, root, self._algorithm, left)

@@ -190,3 +190,13 @@ def test_the_state_of_widgets_is_not_kept(bench: Bench) -> None:
     )
     assert (result.status, result.events) == ("ok", ())
     assert [output["output_type"] for output in result.outputs] == ["stream"]
+
+
+def test_what_forked_processes_print(bench: Bench) -> None:
+    """All of it is the cell's, in order: a process goes on only when it was heard."""
+    code = (
+        "import multiprocessing\nfork = multiprocessing.get_context('fork')\nfor _ in range(8):\n"
+        "    child = fork.Process(target=print, args=(*range(50),), kwargs={'sep': '\\n'})\n"
+        "    child.start(); child.join()"
+    )
+    assert text(bench.run(code).outputs) == "".join(f"{number}\n" for number in range(50)) * 8

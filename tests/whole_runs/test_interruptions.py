@@ -185,7 +185,8 @@ def test_a_second_ctrl_c_does_not_wait(shell: Shell, repository: Path, tmp_path:
         ended = going.end()
     assert ended.code == 130
     assert (ended.state["status"], ended.state["stop_reason"]) == ("partial", "interrupted by the user")
-    assert read(ended.run / "root.ipynb").outcome is None
+    outcome = read(ended.run / "root.ipynb").outcome
+    assert outcome is None or outcome.status == "partial"  # the agent may have seen its kernel end
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -496,3 +498,33 @@ def test_what_nobody_asked_for_is_kept(repository, git, open_source):
     with scratch() as folder, pytest.raises(KeyboardInterrupt):
         work(folder)
     assert git(source.ctl, "show", "refs/rlm/root:README.md") == "edited\n"
+
+
+ENDED_AT_ONCE = """
+import sys
+from pathlib import Path
+from rlm_nb.errors import RunFolderError
+from rlm_nb.workspace.scratch import remove_all, scratch
+from rlm_nb.workspace.source import Source
+
+with Source.open(sys.argv[1], Path(sys.argv[2])) as source, scratch() as folder:
+    with source.checkout("root", folder) as worktree:
+        worktree.path.joinpath("new").touch()
+        print(worktree.snapshot("before"))
+        remove_all()
+        worktree.path.mkdir(parents=True)  # as it is in the midst of its removal
+        try:
+            worktree.patch()
+        except RunFolderError as error:
+            print(error)
+"""
+
+
+def test_what_is_removed_with_the_folder_is_not_taken_for_deleted(repository, git, tmp_path):
+    """A process that has to end at once removes worktrees under agents that just then keep their edits."""
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", ENDED_AT_ONCE, repository, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, error = done.stdout.splitlines()
+    assert "is being removed" in error
+    assert git(tmp_path / "run/ctl.git", "rev-parse", "refs/rlm/root").strip() == before
