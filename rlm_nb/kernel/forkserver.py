@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from rlm_nb.kernel.guard import Guard
 from rlm_nb.kernel.isolation.birth import Born, bear
+from rlm_nb.kernel.isolation.confining import foresee
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.supervisor import supervise
@@ -53,16 +54,19 @@ def main() -> None:
         if guard.woken in select.select([requests.fileno(), guard.woken], [], [])[0]:
             guard.look()
             continue
-        request = _receive(requests)
-        if request is None:
+        message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS)
+        if not message:
             return
+        request = json.loads(message)
+        limits, policy = Limits.from_text(request["limits"]), Policy.from_text(request["policy"])
+        foresee(policy)
         pid = os.fork()
         if pid == 0:
             guard.leave()
             requests.close()
-            _become_supervisor(*request)
+            _become_supervisor(request, descriptors, limits, policy)
         guard.started.add(pid)
-        for descriptor in request[1]:
+        for descriptor in descriptors:
             os.close(descriptor)
 
 
@@ -75,16 +79,9 @@ def _warm_up(imports: Iterator[None]) -> bool:
     return is_warm
 
 
-def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """One request and its descriptors; `None` when there will be no more."""
-    message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS)
-    return (json.loads(message), descriptors) if message else None
-
-
-def _become_supervisor(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+def _become_supervisor(request: dict[str, Any], descriptors: list[int], limits: Limits, policy: Policy) -> NoReturn:
     side_fd, log, *kept = descriptors
     side = socket.socket(fileno=side_fd)
-    limits, policy = Limits.from_text(request["limits"]), Policy.from_text(request["policy"])
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(log, 1)

@@ -1,13 +1,12 @@
 """How a confined process comes into the world, as a child of the one that is to look after it.
 
-At level `ns` it takes a maker: a process that leaves the namespaces, starts an init and the kernel in new ones, and
-ends. Both are orphans then, and fall to the next subreaper above, which is our caller. So the caller stays outside, and
-has the kernel as a child like any other: it sees how that ends, and can end it.
+At level `ns` that one makes the namespaces: it goes into all but those of processes and of mounts, and starts an init
+and the process in the former. So it stays among the processes outside: it has both as children like any other, sees how
+they end, and can end them.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
@@ -46,62 +45,47 @@ class Born:
 def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn]) -> Born:
     """Start a process that is confined before it lives; returns once it is, or has failed to be.
 
-    The caller has one thread, and is a subreaper at level `ns`.
+    The caller has one thread. At level `ns` it can start no other process afterwards, once this one's init has ended.
 
     Args:
         policy: What it may reach.
         prepare: What it does before that.
         live: What it does after that.
     """
-    reading, writing = os.pipe()
-    lifeline, held = os.pipe() if policy.level == "ns" else (None, None)
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        if lifeline is not None and held is not None:
-            os.close(held)
-            _make(policy, prepare, live, writing, lifeline)
-        _begin(policy, prepare, live, writing)
-    os.close(writing)
-    if lifeline is not None:
-        os.close(lifeline)  # its other end stays open for as long as this process lives
+    init = None
     try:
-        said = _read(reading)
-    finally:
-        os.close(reading)
-    if policy.level != "ns":
-        return Born(child, None, _report(policy, said[-1:]))
-    os.waitpid(child, 0)  # from here on, those that it has started are ours
-    report = _report(policy, [line for line in said if line.startswith("{")])
-    for line in said:
-        if line.startswith("["):
-            init, kernel = json.loads(line)
-            return Born(kernel, init, report)
-    return Born(0, None, report)
-
-
-def _make(
-    policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int, lifeline: int
-) -> NoReturn:
-    """As the maker: leave, start the two, and tell their numbers as they are outside."""
-    try:
-        namespaces.leave(policy)
-        init = os.fork()
-        if init == 0:
-            namespaces.be_init(lifeline)
-        os.close(lifeline)
-        held, release = os.pipe()
+        if policy.level == "ns":
+            init = _make_namespaces(policy)
+        reading, writing = os.pipe()
         kernel = os.fork()
-        if kernel == 0:
-            os.close(release)
-            os.read(held, 1)  # the numbers are told first
-            os.close(held)
-            _begin(policy, prepare, live, writing)
-        os.write(writing, f"{json.dumps([init, kernel])}\n".encode())
     except OSError as error:
-        _tell(writing, Report(policy.level, error=str(error)))
+        return Born(0, init, Report(policy.level, error=str(error)))
+    if kernel == 0:
+        try:
+            os.close(reading)
+            _begin(policy, prepare, live, writing)
+        finally:
+            os._exit(REFUSED)
+    os.close(writing)
+    try:
+        return Born(kernel, init, _read(policy, reading))
     finally:
-        os._exit(0)
+        os.close(reading)
+
+
+def _make_namespaces(policy: Policy) -> int:
+    """Go into them, and start their init; returns its number."""
+    namespaces.leave(policy)
+    lifeline, held = os.pipe()
+    init = os.fork()
+    if init == 0:
+        try:
+            os.close(held)
+            namespaces.be_init(lifeline)
+        finally:
+            os._exit(REFUSED)
+    os.close(lifeline)  # its other end stays open for as long as this process lives
+    return init
 
 
 def _begin(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int) -> NoReturn:
@@ -123,18 +107,14 @@ def _tell(writing: int, report: Report) -> None:
     os.close(writing)
 
 
-def _read(reading: int) -> list[str]:
-    """The lines that come until all who could write have closed their ends."""
+def _read(policy: Policy, reading: int) -> Report:
+    """What the process says, once it has closed its end."""
     data, end = b"", time.monotonic() + PATIENCE
     while select.select([reading], [], [], max(0.0, end - time.monotonic()))[0]:
         more = os.read(reading, 1 << 16)
         if not more:
             break
         data += more
-    return data.decode("utf-8", "replace").splitlines()
-
-
-def _report(policy: Policy, lines: list[str]) -> Report:
-    if not lines:
+    if not data:
         return Report(policy.level, error="the process ended, or was silent, before it was confined")
-    return Report.from_text(lines[-1])
+    return Report.from_text(data.decode("utf-8", "replace"))

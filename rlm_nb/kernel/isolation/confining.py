@@ -29,6 +29,14 @@ OF_THE_SYSTEM = (
 """What may be read below `/proc` where the processes in it are not our own."""
 
 
+def foresee(policy: Policy) -> None:
+    """Work out once what is the same for all processes under such a policy that are forked from this one."""
+    if policy.level == "ns":
+        namespaces.foresee(policy)
+    if policy.level != "none":
+        _filter(policy)
+
+
 def confine(policy: Policy) -> Report:
     """Keep this process, and all that it will start, from everything that the policy does not name.
 
@@ -45,8 +53,12 @@ def confine(policy: Policy) -> Report:
     system.give_up_capabilities()
     system.gain_nothing()
     abi = _landlock(policy, private=private)
-    seccomp.install(seccomp.program(policy.network, connect=private))
+    seccomp.install(_filter(policy))
     return Report(policy.level, landlock=abi, reached=tuple(canaries.reached(policy.canaries)))
+
+
+def _filter(policy: Policy) -> bytes:
+    return seccomp.program(policy.network, connect=policy.level == "ns")
 
 
 def _landlock(policy: Policy, *, private: bool) -> int | None:

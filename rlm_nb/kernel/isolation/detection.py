@@ -41,6 +41,7 @@ class Detection:
             env={},
             cwd="/",
             text=True,
+            start_new_session=True,
         )
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # then it has nothing to say either
@@ -61,7 +62,8 @@ class Detection:
 
     def close(self) -> None:
         """End what still goes on."""
-        self._process.kill()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # an attempt that goes on with it
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
@@ -71,18 +73,14 @@ class Detection:
 
 def main() -> None:
     """Try, and tell."""
-    from rlm_nb.kernel.supervisor import adopt_orphans
-
-    adopt_orphans()
     for line in sys.stdin:
-        born = bear(Policy.from_text(line), _nothing, _end)
-        for process in filter(None, (born.init, born.kernel)):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, 0):
-                pass
-        sys.stdout.write(f"{born.report.as_text()}\n")
+        if os.fork() == 0:  # one process for each, since it goes into the namespaces that it makes
+            try:
+                sys.stdout.write(f"{bear(Policy.from_text(line), _nothing, _end).report.as_text()}\n")
+                sys.stdout.flush()
+            finally:
+                os._exit(0)
+        os.wait()
 
 
 def _nothing() -> None:

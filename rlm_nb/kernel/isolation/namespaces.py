@@ -1,7 +1,7 @@
 """Namespaces: a world of its own, in which there is nothing but what the policy names.
 
-A process that leaves those of its own makes them, and starts two in them: the first is their init, with whose end all
-others end; the second builds the world and lives in it. See namespaces(7), pivot_root(2), mount_setattr(2).
+A process that leaves its own makes them, and starts two in them: the first is their init, with whose end all others
+end; the second builds the world and lives in it. See namespaces(7), pivot_root(2), mount_setattr(2).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import cache
 from typing import NoReturn
 
 from rlm_nb.kernel.isolation import system
@@ -52,14 +54,19 @@ def kinds(policy: Policy) -> tuple[str, ...]:
 def leave(policy: Policy) -> None:
     """Go into new namespaces, with this process's own user in them as the only one.
 
-    The number of this process stays what it is; those of the processes that it starts from now on begin at 1.
+    The number of this process stays what it is, and so do the files that it sees; the numbers of the processes that it
+    starts from now on begin at 1, and `build` gives them files of their own.
     """
     user, group = os.geteuid(), os.getegid()
-    flags = sum(_NEW[kind] for kind in kinds(policy))
-    system.call("namespaces", _UNSHARE[system.column()], ctypes.c_ulong(flags))
+    _unshare(kind for kind in kinds(policy) if kind != "mnt")
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{user} {user} 1")
     _write("/proc/self/gid_map", f"{group} {group} 1")
+
+
+def _unshare(kinds: Iterable[str]) -> None:
+    flags = sum(_NEW[kind] for kind in kinds)
+    system.call("namespaces", _UNSHARE[system.column()], ctypes.c_ulong(flags))
 
 
 def be_init(lifeline: int) -> NoReturn:
@@ -71,11 +78,12 @@ def be_init(lifeline: int) -> NoReturn:
     """
     for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD included: who is orphaned and ends is no zombie then
-    os.chdir("/")
     for descriptor in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with suppress(OSError):  # the one that the list was read from
             if int(descriptor) != lifeline:
                 os.close(int(descriptor))
+    os.chroot("/proc/self/fdinfo")  # in which there will be nothing: it needs no files
+    os.chdir("/")
     system.prctl("PR_SET_DUMPABLE", system.PR_SET_DUMPABLE, 0)  # nobody inside looks into it, or writes there
     system.give_up_capabilities()
     system.gain_nothing()
@@ -86,9 +94,13 @@ def be_init(lifeline: int) -> NoReturn:
 
 def build(policy: Policy) -> None:
     """Make a root that holds what the policy names and nothing else, and live in it."""
+    _unshare(["mnt"])
     system.mount(None, "/", None, _RECURSIVE | _PRIVATE)
     binds, links = _plan(policy)
-    trees = [(bind, _clone(bind.path)) for bind in binds]
+    trees = []
+    for bind in binds:
+        with suppress(FileNotFoundError):  # gone since
+            trees.append((bind, _clone(bind.path)))
     system.mount("tmpfs", ROOT, "tmpfs", _NO_SUID | _NO_DEVICES, "mode=0755,size=4m")
     os.chdir(ROOT)
     size = "" if policy.memory is None else f",size={policy.memory}"
@@ -119,9 +131,16 @@ class _Bind:
     attributes: int
 
 
+def foresee(policy: Policy) -> None:
+    """Find out once, for all processes that are forked from this one, what of the system is where."""
+    for path in (*policy.read, *DEVICES):
+        with suppress(FileNotFoundError):
+            _locate(path)
+
+
 def _plan(policy: Policy) -> tuple[list[_Bind], dict[str, str]]:
     """What is to be there, outer folders first, and the symbolic links that lead to it."""
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, bool]] = {}
     links: dict[str, str] = {}
     changing = _ATTRIBUTE_NO_SUID | _ATTRIBUTE_NO_DEVICES
     for paths, attributes in (
@@ -130,15 +149,35 @@ def _plan(policy: Policy) -> tuple[list[_Bind], dict[str, str]]:
         (DEVICES, _ATTRIBUTE_NO_SUID),
     ):
         for path in paths:
-            real = _follow(path, links)
-            if os.path.lexists(real):
-                found[real] = attributes
+            with suppress(FileNotFoundError):
+                real, is_folder, passed = _locate(path)
+                links.update(passed)
+                found[real] = attributes, is_folder
     binds = []
     for path in sorted(found, key=lambda path: path.count("/")):
-        above = next((str(parent) for parent in PurePath(path).parents if str(parent) in found), None)
-        if above is None or found[above] != found[path]:
-            binds.append(_Bind(path, os.path.isdir(path), found[path]))  # noqa: PTH112
+        attributes, is_folder = found[path]
+        above = next((found[parent][0] for parent in _above(path) if parent in found), None)
+        if above != attributes:
+            binds.append(_Bind(path, is_folder, attributes))
     return binds, links
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path is in, the innermost first."""
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        yield path
+
+
+@cache
+def _locate(path: str) -> tuple[str, bool, tuple[tuple[str, str], ...]]:
+    """The path without symbolic links, whether a folder is there, and the links on the way.
+
+    Raises `FileNotFoundError` where there is nothing: that may come yet.
+    """
+    links: dict[str, str] = {}
+    real = _follow(path, links)
+    return real, stat.S_ISDIR(os.lstat(real).st_mode), tuple(links.items())
 
 
 def _follow(path: str, links: dict[str, str]) -> str:

@@ -110,6 +110,7 @@ _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 @functools.lru_cache
+@functools.cache
 def program(network: Network, *, connect: bool) -> bytes:
     """The filter.
 

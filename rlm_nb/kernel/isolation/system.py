@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
+import itertools
 import os
 import platform
 from typing import Any
@@ -59,13 +61,15 @@ def unmount(target: str, flags: int) -> None:
 
 def give_up_capabilities() -> None:
     """All of them, for good: this process and what it starts never have any right that others of its user lack."""
-    highest = _highest_capability()
+    prctl("PR_CAP_AMBIENT", PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     try:
-        prctl("PR_CAP_AMBIENT", PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-        for capability in range(highest + 1):
+        for capability in itertools.count():
             prctl("PR_CAPBSET_DROP", PR_CAPBSET_DROP, capability)
     except PermissionError:
         pass  # without CAP_SETPCAP there is none to give up; what `no_new_privs` keeps others from bringing back
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # there are no more
+            raise
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     call("capset", _CAPSET[column()], ctypes.byref(header), ctypes.byref(nothing))
@@ -74,11 +78,6 @@ def give_up_capabilities() -> None:
 def gain_nothing() -> None:
     """From here on, no program that this process starts has more rights than it: set-user-id bits are for nothing."""
     prctl("PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _highest_capability() -> int:
-    with open("/proc/sys/kernel/cap_last_cap") as file:  # noqa: PTH123
-        return int(file.read())
 
 
 def _checked(what: str, result: int) -> int:
