@@ -1,8 +1,9 @@
 """A warm process that forks kernels: everything that a kernel imports is imported here, once.
 
-`python -I -m rlm_nb.kernel.forkserver FD` reads requests on the socket `FD`, each one message of JSON with the
+`python -I -m rlm_nb.kernel.forkserver FD [ASKED]` reads requests on the socket `FD`, each one message of JSON with the
 descriptors that it names, and ends when the socket is closed. It never has a thread or a ZeroMQ context, for they do
-not survive a fork.
+not survive a fork. What the socket `ASKED` asks about isolation is answered before the imports: a process that has
+imported little is forked soon.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from rlm_nb.kernel.guard import Guard
+from rlm_nb.kernel.isolation.attempts import attempt, end_with
 from rlm_nb.kernel.isolation.birth import Born, bear
 from rlm_nb.kernel.isolation.confining import foresee
 from rlm_nb.kernel.isolation.policy import Policy
@@ -44,6 +44,8 @@ def main() -> None:
     requests.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the controller's business
     guard = Guard()
+    for asked in sys.argv[2:]:
+        guard.started.add(_find_out(socket.socket(fileno=int(asked)), guard))
     gc.disable()  # what is imported stays
     warming = import_module(KERNEL).preload()
     is_warm = _warm_up(warming)
@@ -68,6 +70,20 @@ def main() -> None:
         guard.started.add(pid)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _find_out(asked: socket.socket, guard: Guard) -> int:
+    """Answer in another process; returns its number."""
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        try:
+            end_with(parent)
+            guard.leave()
+            attempt(asked)
+        finally:
+            os._exit(0)
+    asked.close()
+    return pid
 
 
 def _warm_up(imports: Iterator[None]) -> bool:
@@ -106,6 +122,9 @@ def _become_supervisor(request: dict[str, Any], descriptors: list[int], limits: 
 
 def _become_kernel(request: dict[str, Any], kept: list[int]) -> NoReturn:
     """Be for the kernel what a new process would be, and run it."""
+    import tempfile  # the kernel's imports have brought both, and what is asked for first does not wait for them
+    import traceback
+
     code = 1
     try:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):

@@ -54,10 +54,11 @@ class Launcher:
     """
 
     def __init__(self, *, warm: bool = True, isolation: IsolationSettings | None = None) -> None:
-        self._isolation = Isolation(isolation or IsolationSettings())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlm-launcher", daemon=True)
         self.forkserver = Forkserver() if warm and can_fork() else None
+        host = self.forkserver.begin if self.forkserver is not None else None
+        self._isolation = Isolation(isolation or IsolationSettings(), host)
         self.context = zmq.Context()
         self.context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self.context.setsockopt(zmq.LINGER, 0)

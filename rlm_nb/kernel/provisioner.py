@@ -342,10 +342,14 @@ class Forkserver:
             return pid is not None and psutil.Process(pid).status() == psutil.STATUS_STOPPED
         return False
 
-    def begin(self) -> None:
-        """Start the process, without waiting until it is warm."""
+    def begin(self, asked: socket.socket | None = None) -> None:
+        """Start the process, without waiting until it is warm.
+
+        Args:
+            asked: What it is to find out about isolation before all else; see `kernel.isolation.detection`.
+        """
         with self._lock:
-            self._begin()
+            self._begin(asked)
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
         """Have a kernel forked.
@@ -375,17 +379,17 @@ class Forkserver:
         with self._lock:
             self._end()
 
-    def _begin(self) -> None:
+    def _begin(self, asked: socket.socket | None = None) -> None:
         if self._process is not None and self._process.poll() is None and not self.is_stopped():
             return
         self._end()
         # A socket of whole messages: requests of several agents at once must not run into each other.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-I", "-m", "rlm_nb.kernel.forkserver"]
+            sockets = [theirs.fileno(), *([] if asked is None else [asked.fileno()])]
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-m", "rlm_nb.kernel.forkserver", *map(str, sockets)],
+                pass_fds=sockets,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LANG": os.environ.get("LANG", "C.UTF-8")},
                 cwd="/",
                 stdin=subprocess.DEVNULL,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,8 +23,8 @@ def planted(folder: Path, network: Network) -> Iterator[Canaries]:
         folder: An empty folder.
         network: Whether there may be connections; what is told by one is not tried then.
     """
-    secret, path, name = folder / "secret", folder / "made", f"rlm-{secrets.token_hex(8)}"
-    secret.write_text(secrets.token_hex(16))
+    secret, path, name = folder / "secret", folder / "made", f"rlm-{os.urandom(8).hex()}"
+    secret.write_text(os.urandom(16).hex())
     with ExitStack() as stack:
         unix = stack.enter_context(socket.socket(socket.AF_UNIX))
         unix.bind(str(folder / "s"))

@@ -16,7 +16,7 @@ from typing import Self
 from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError
 from rlm_nb.kernel.isolation import canaries, landlock
-from rlm_nb.kernel.isolation.detection import Detection
+from rlm_nb.kernel.isolation.detection import Detection, Host
 from rlm_nb.kernel.isolation.policy import Canaries, Level, Network, Policy, readable, searched, without_repeats
 from rlm_nb.kernel.isolation.report import Report
 from rlm_nb.processes import mark
@@ -107,10 +107,11 @@ class Isolation:
 
     Args:
         settings: What the user wishes for.
+        host: Starts the process that finds out what this machine can hold; without one, it is one of its own.
     """
 
-    def __init__(self, settings: IsolationSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: IsolationSettings, host: Host | None = None) -> None:
+        self._settings, self._host = settings, host
         self._read = without_repeats(path.expanduser() for path in settings.read)
         self._write = without_repeats(path.expanduser() for path in settings.write)
         self._lock = threading.Lock()
@@ -128,7 +129,8 @@ class Isolation:
                 tempfile.TemporaryDirectory(prefix=mark(), dir=None if here else "/tmp", ignore_cleanup_errors=True)
             )
             self._canaries = stack.enter_context(canaries.planted(Path(folder), self._settings.network))
-            self._detection = Detection(*(self._policy(level, (), (), None) for level in self._candidates()))
+            policies = [self._policy(level, (), (), None) for level in self._candidates()]
+            self._detection = Detection(policies, self._host)
             stack.callback(self._detection.close)
             self._stack = stack.pop_all()
         return self

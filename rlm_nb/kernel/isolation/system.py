@@ -14,6 +14,7 @@ COLUMNS = {"x86_64": 0, "aarch64": 1}
 """The machines whose numbers we know; the columns of tables of system calls."""
 
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 22, 38, 47
+PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPSET = (126, 91)
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -184,7 +184,7 @@ def test_what_tries_isolation_leaves_nothing() -> None:
     _need("ns")
 
     def orphans() -> set[int]:
-        name, found = "rlm_nb.kernel.isolation.detection", psutil.process_iter(["cmdline", "ppid"])
+        name, found = "rlm_nb.kernel.isolation.attempts", psutil.process_iter(["cmdline", "ppid"])
         return {one.pid for one in found if one.info["ppid"] == 1 and name in (one.info["cmdline"] or [])}
 
     before = orphans()
