@@ -23,7 +23,7 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
 from IPython.paths import get_ipython_dir
 from jupyter_client.jsonutil import json_default
-from jupyter_client.session import json_packer
+from jupyter_client.session import json_packer, new_id
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -176,10 +176,18 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Read none."""
+        if self.config != SETTINGS:
+            self.update_config(SETTINGS)
+
+    def prepare(self) -> None:
+        """Do before the fork what is the same in all processes that are forked from this one."""
         self.update_config(SETTINGS)
+        self.session.key = b""
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Start, and make no records for debugging: traitlets has its loggers ask for all, and drops them late."""
+        if self.session.pid != os.getpid():
+            self.session.pid, self.session.session = os.getpid(), new_id()
         super().initialize(argv)
         self.log.setLevel(self.log_level)
 
@@ -282,6 +290,8 @@ def preload() -> Iterator[None]:
         config=SETTINGS, profile_dir=nowhere, ipython_dir=os.sep, compiler_class=RLMKernel.compiler_class.default_value
     )
     shell.run_cell("None", store_history=False, silent=True)
+    shell.extension_manager.load_extension("storemagic")  # as every IPython has it
+    RLMKernelApp.instance().prepare()
     yield
     for name in LATER:
         import_module(name)

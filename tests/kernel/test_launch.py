@@ -19,6 +19,7 @@ from rlm_nb.errors import GitError, KernelStartError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.session import Session
+from tests.kernel.conftest import Bench, Start, text
 
 
 @pytest.mark.parametrize("last", ["hello", "ready"])
@@ -89,3 +90,14 @@ def test_a_kernel_without_its_files_ends(launcher: Launcher, tmp_path: Path) -> 
     )
     with pytest.raises(KernelStartError, match="there is no such commit"), client:
         pass
+
+
+def test_kernels_do_not_share_what_they_were_forked_with(start: Start, bench: Bench) -> None:
+    """Each has a session, and random numbers, of its own, and is its own process for who writes its messages."""
+    asked = (
+        "import os, random\nsession = get_ipython().kernel.session\n"
+        "print(session.session, random.random(), session.pid == os.getpid())"
+    )
+    one, other = (text(kernel.run(asked).outputs).split() for kernel in (bench, start()))
+    assert one[2] == other[2] == "True"
+    assert {*one} & {*other} == {"True"}
