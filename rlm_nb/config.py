@@ -47,6 +47,7 @@ MOST_TOKENS, MOST_DOLLARS, MOST = 10**9, 1e12, 10**15
 """More than any one call can have, than anybody pays, and than anything is counted."""
 
 SMALLEST_MEMORY = 256 << 20
+SMALLEST_ROOM = 16 << 20
 """Bytes: what a kernel needs to start, and to run a first cell."""
 
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|(?P<prefix>[kmgt])?(?P<binary>i(?=b))?b?)")
@@ -145,6 +146,8 @@ class KernelSettings(Section):
     memory_limit: int | str | None = "50%"
     processes: int | None = Field(512, ge=16)
     open_files: int | None = Field(4096, ge=256)
+    file_size: int | str | None = "16GiB"
+    disk_limit: int | str | None = "50%"
 
     @field_validator("memory_limit", mode="before")
     @classmethod
@@ -153,9 +156,26 @@ class KernelSettings(Section):
             raise PydanticCustomError("too_little", "a kernel needs at least 256MiB")
         return value
 
+    @field_validator("file_size", "disk_limit", mode="before")
+    @classmethod
+    def _is_room(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and _bytes(value, whole=SMALLEST_ROOM * 100) < SMALLEST_ROOM:
+            raise PydanticCustomError("too_little", "a kernel needs at least 16MiB")
+        if info.field_name == "file_size" and str(value).strip().endswith("%"):
+            raise PydanticCustomError("share", "expected bytes, or text such as 4GiB")
+        return value
+
     def memory_bytes(self, machine: int) -> int | None:
         """The limit of memory in bytes, on a machine that has `machine` of them; `None` for no limit."""
         return None if self.memory_limit is None else max(SMALLEST_MEMORY, _bytes(self.memory_limit, whole=machine))
+
+    def file_bytes(self) -> int | None:
+        """The largest file that cells may write, in bytes; `None` for no limit."""
+        return None if self.file_size is None else _bytes(self.file_size, whole=0)
+
+    def disk_bytes(self, free: int) -> int | None:
+        """The limit of disk in bytes, where `free` of them are free; `None` for no limit."""
+        return None if self.disk_limit is None else max(SMALLEST_ROOM, _bytes(self.disk_limit, whole=free))
 
 
 class IsolationSettings(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Sequence
 
 from rlm_nb.kernel.limits import Limits
-from rlm_nb.kernel.watch import MEMORY, PROCESSES
+from rlm_nb.kernel.watch import DISK, MEMORY, PROCESSES
 
 Passed = Sequence[tuple[bytes, int]]
 """Which limits were passed, each with 1 when what cells had started was killed for it, with 0 when the kernel was."""
@@ -40,17 +41,21 @@ def of_death(code: int, passed: Passed, limits: Limits, *, memory_ran_out: bool)
 def of_losses(passed: Passed, limits: Limits) -> list[str]:
     """What was killed without the kernel: a sentence for each limit."""
     return [
-        f"What cells had started was killed, because {_what(limit, limits)}. The kernel still has its variables."
+        f"{_LOSS[limit]}, because {_what(limit, limits)}. The kernel still has its variables."
         for limit in dict.fromkeys(limit for limit, spared in passed if spared)
     ]
 
 
 def of_error(error: str | None, limits: Limits) -> list[str]:
-    """What else there is to say to the exception that a cell raised: to a `MemoryError`, which limit it met."""
-    if limits.memory is None or error is None or not error.partition(":")[0].endswith("MemoryError"):
-        return []
-    limit = f"A process may take {size(limits.memory)} of memory (kernel.memory_limit)"
-    return [f"{limit}. The kernel goes on with all its variables: {_ADVICE[MEMORY]}, and `del` what you do not need."]
+    """What else there is to say to the exception that a cell raised, when it met a limit: which, and what to do."""
+    kind, _, what = (error or "").partition(": ")
+    if limits.memory is not None and kind.partition(":")[0].endswith("MemoryError"):
+        limit = f"A process may take {size(limits.memory)} of memory (kernel.memory_limit)"
+        advice = f"{_ADVICE[MEMORY]}, and `del` what you do not need"
+        return [f"{limit}. The kernel goes on with all its variables: {advice}."]
+    if limits.file_size is not None and what.startswith(f"[Errno {errno.EFBIG}]"):
+        return [f"A file may have {size(limits.file_size)} (kernel.file_size): write several smaller ones."]
+    return []
 
 
 def size(count: int) -> str:
@@ -58,15 +63,24 @@ def size(count: int) -> str:
     return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
+_LOSS = {
+    MEMORY: "What cells had started was killed",
+    PROCESSES: "What cells had started was killed",
+    DISK: "The cell was interrupted, and what cells had started was killed",
+}
+
 _ADVICE = {
     MEMORY: "work in smaller pieces, or with fewer processes",
     PROCESSES: "start fewer at the same time, and wait for those that you start",
+    DISK: "delete what you do not need, in a cell that writes nothing",
 }
 
 
 def _what(limit: bytes, limits: Limits) -> str:
     if limit == MEMORY and limits.memory is not None:
         what = f"the kernel and what it started took more than {size(limits.memory)} of memory (kernel.memory_limit)"
+    elif limit == DISK and limits.disk is not None:
+        what = f"the worktree, HOME and TMPDIR held more than {size(limits.disk)} (kernel.disk_limit)"
     else:
         what = f"there were more than {limits.processes} processes at the same time (kernel.processes)"
     return f"{what}: {_ADVICE[limit]}"

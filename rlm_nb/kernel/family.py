@@ -28,21 +28,29 @@ class Member:
 def living(ancestor: int) -> Iterator[Member]:
     """All descendants of a process that have not ended, as the system has them at this moment."""
     for pid in descendants(ancestor):
-        try:
-            facts = dict(_STATUS.findall(_read(f"/proc/{pid}/status")))
-        except OSError:  # it has gone meanwhile
-            continue
-        if facts.pop(b"State", b"X") not in (b"Z", b"X"):
-            yield Member(pid, 1024 * sum(map(int, facts.values())))
+        if (memory := _memory(pid)) is not None:
+            yield Member(pid, memory)
 
 
-def share(member: Member) -> int:
-    """Bytes that a process takes, what it shares with others divided among them: dearer to find out than the rest."""
+def share(pid: int) -> int:
+    """Bytes that a process takes, what it shares with others divided among them: dearer to find out than the rest.
+
+    One that has gone takes none; of one that belongs to somebody else (`sudo`) all counts.
+    """
     try:
-        shares = _SHARES.findall(_read(f"/proc/{member.pid}/smaps_rollup"))
-    except OSError:  # it has gone, or belongs to somebody else (`sudo`)
-        return member.memory
-    return 1024 * sum(int(number) for _, number in shares) if shares else member.memory
+        shares = _SHARES.findall(_read(f"/proc/{pid}/smaps_rollup"))
+    except OSError:
+        shares = []
+    return 1024 * sum(int(number) for _, number in shares) if shares else _memory(pid) or 0
+
+
+def _memory(pid: int) -> int | None:
+    """What `Member.memory` is; `None` once it has ended."""
+    try:
+        facts = dict(_STATUS.findall(_read(f"/proc/{pid}/status")))
+    except OSError:
+        return None
+    return None if facts.pop(b"State", b"X") in (b"Z", b"X") else 1024 * sum(map(int, facts.values()))
 
 
 def descendants(ancestor: int) -> Iterator[int]:

@@ -35,16 +35,29 @@ class Limits:
         memory: Bytes: of each process, and of the kernel and all that descends from it together.
         open_files: File descriptors of each process.
         processes: Processes alive at the same time, the kernel included.
+        file_size: Bytes of each file that a process writes.
+        disk: Bytes of all that is in `folder`.
+        folder: The agent's own.
     """
 
     memory: int | None = None
     open_files: int | None = None
     processes: int | None = None
+    file_size: int | None = None
+    disk: int | None = None
+    folder: str = ""
 
     @classmethod
-    def of(cls, settings: KernelSettings) -> Self:
-        """The limits that the settings mean on this machine."""
-        return cls(settings.memory_bytes(machine_memory()), settings.open_files, settings.processes)
+    def of(cls, settings: KernelSettings, folder: Path) -> Self:
+        """The limits that the settings mean on this machine, for an agent with this folder."""
+        return cls(
+            memory=settings.memory_bytes(machine_memory()),
+            open_files=settings.open_files,
+            processes=settings.processes,
+            file_size=settings.file_bytes(),
+            disk=settings.disk_bytes(free_space(str(folder))),
+            folder=str(folder),
+        )
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -61,6 +74,8 @@ class Limits:
             _lower(resource.RLIMIT_DATA, self.memory)
         if self.open_files is not None:
             _lower(resource.RLIMIT_NOFILE, self.open_files)
+        if self.file_size is not None:
+            _lower(resource.RLIMIT_FSIZE, self.file_size)
         _lower(resource.RLIMIT_CORE, 0)  # what crashes would leave its memory in the worktree, and so in the patch
         with suppress(OSError):  # not Linux; or more is asked for already, and less may not be
             Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
@@ -83,6 +98,12 @@ def machine_memory() -> int:
             with suppress(OSError, ValueError):  # "max"
                 memory = min(memory, int((folder / name).read_text()))
     return memory
+
+
+def free_space(folder: str) -> int:
+    """Bytes that are free where a folder is, for its owner. Raises `OSError` where it is not."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def memory_kills() -> int:

@@ -73,7 +73,7 @@ class Session:
         with ExitStack() as stack:
             bridge = stack.enter_context(Server(self._greet, calls_cancel))
             with bridge.kernel_end as wire:
-                self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings), readable)
+                self.process = launcher.start(folder, workdir, wire.fileno(), Limits.of(settings, folder), readable)
             stack.callback(self.process.close)
             self._bell, self._rung = stack.enter_context(_pair())
             self._stack = stack.pop_all()

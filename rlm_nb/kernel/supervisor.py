@@ -26,7 +26,7 @@ from rlm_nb.kernel.isolation.birth import Born, bear
 from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import VARIABLE, Limits
-from rlm_nb.kernel.watch import Watch
+from rlm_nb.kernel.watch import DISK, Watch
 
 REPORT = struct.Struct("!ci")
 """A kind and a number, as below."""
@@ -35,8 +35,8 @@ CONFINED, STARTED, ENDED = b"c", b"s", b"e"
 """With the length of the report that follows; with the kernel's process number; with its exit code, below 0 for a
 signal. Nothing comes after `ENDED`, and without a kernel nothing else after `CONFINED`."""
 
-# Between them: `MEMORY` or `PROCESSES`, when that limit was passed: with 1 when what the kernel had started was killed
-# for it, with 0 when the kernel goes, too.
+# Between them: `MEMORY`, `PROCESSES` or `DISK`, when that limit was passed: with 1 when what the kernel had started was
+# killed for it, with 0 when the kernel goes, too.
 
 REPRIEVE = 1.0
 """Seconds in which a kernel that was spared must not pass a limit again."""
@@ -107,6 +107,8 @@ def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | Non
             if not spare:
                 return None
             family.end(os.getpid(), spare=pid, apart=apart)
+            if limit == DISK:
+                os.kill(pid, signal.SIGINT)  # it may be the one that writes, and its cell can delete nothing meanwhile
             reprieved = time.monotonic()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -43,10 +44,10 @@ BOMB = "import os, time\nend = time.time() + 10\nwhile time.time() < end: os.for
 
 @pytest.mark.parametrize("warm", [True, False], ids=["forked", "cold"])
 def test_a_process_meets_its_limits(launcher: Launcher, tmp_path: Path, warm: bool) -> None:
-    """Too much memory is a MemoryError with advice, too many files an OSError, and no variable is lost."""
+    """Too much memory is a MemoryError, too large or too many files an OSError, with advice; no variable is lost."""
     with ExitStack() as stack:
         starts = launcher if warm else stack.enter_context(Launcher(warm=False, isolation=FREE))
-        own = Bench(stack, starts, tmp_path, memory_limit="400MiB", open_files=300)
+        own = Bench(stack, starts, tmp_path, memory_limit="400MiB", open_files=300, file_size="20MiB")
         own.run("kept = [bytes(10**6)]")
         result = own.run("while True: kept.append(bytes(10**6))")
         assert result.status == "error"
@@ -56,6 +57,11 @@ def test_a_process_meets_its_limits(launcher: Launcher, tmp_path: Path, warm: bo
         assert 200 < int(text(own.run("print(len(kept)); del kept[1:]").outputs)) < 420
         assert own.run("files = [open('/dev/null') for _ in range(301)]").error == (
             "OSError: [Errno 24] Too many open files: '/dev/null'"
+        )
+        result = own.run("with open('large', 'wb') as file: file.write(bytes(21 << 20))")
+        assert (result.error, result.events) == (
+            "OSError: [Errno 27] File too large",
+            ("A file may have 20 MiB (kernel.file_size): write several smaller ones.",),
         )
         limits = (
             "import resource as r; print(*(r.getrlimit(n) for n in (r.RLIMIT_DATA, r.RLIMIT_NOFILE, r.RLIMIT_CORE)))"
@@ -78,11 +84,13 @@ def test_children_together_take_no_more_than_the_kernel_may(start: Start) -> Non
 
 def test_forked_processes_share_what_they_have(start: Start) -> None:
     """Memory that is common to a kernel and its workers counts once."""
-    own = start(memory_limit="600MiB")
+    own = start(memory_limit="450MiB")
     own.run(
         "data = bytearray(b'1') * (250 << 20)\nimport multiprocessing, time\nfork = multiprocessing.get_context('fork')"
     )
-    result = own.run("with fork.Pool(4) as pool: print(pool.map(time.sleep, [0.6] * 4), sum(data[:1000]))")
+    result = own.run(
+        "for _ in range(25):\n    with fork.Pool(4) as pool: pool.map(time.sleep, [0.05] * 4)\nprint(sum(data[:1000]))"
+    )
     assert (result.status, result.events) == ("ok", ())
 
 
@@ -112,6 +120,46 @@ def test_too_many_processes(start: Start) -> None:
     assert own.run("assert kept == 2").status == "ok"
 
 
+FILL = """
+import itertools, pathlib, subprocess, time
+kept, folder = 3, pathlib.Path('deep/er')
+folder.mkdir(parents=True)
+for number in itertools.count():
+    WRITE
+    time.sleep(0.02)
+"""
+
+WRITES = {
+    "kernel": "(folder / str(number)).write_bytes(bytes(1 << 20))",
+    "child": "subprocess.run(['sh', '-c', f'while head -c 1000000 /dev/zero; do sleep 0.02; done >{folder}/file'])",
+}
+
+
+@pytest.mark.parametrize("writer", WRITES)
+def test_too_much_on_the_disk(start: Start, writer: str) -> None:
+    """What fills the agent's folder is stopped, with what it may do then; the kernel keeps its variables."""
+    own = start(disk_limit="24MiB")
+    result = own.run(FILL.replace("WRITE", WRITES[writer]))
+    assert str(result.error).startswith("KeyboardInterrupt")
+    (event,) = result.events
+    assert event.startswith("The cell was interrupted, and what cells had started was killed, because the worktree")
+    assert "held more than 24 MiB (kernel.disk_limit): delete what" in event
+    taken = "sum(path.stat().st_size for path in folder.iterdir()) >> 20"
+    assert 24 <= int(text(own.run(f"assert kept == 3\nprint({taken})").outputs)) < 60
+    assert own.run("import shutil; shutil.rmtree('deep')").status == "ok"
+    assert own.run("open('file', 'wb').write(bytes(20 << 20)); time.sleep(1.5)").events == ()
+
+
+def test_who_goes_on_filling_the_disk(start: Start) -> None:
+    """A kernel that does not heed it is killed, before it has taken much more."""
+    own = start(disk_limit="24MiB")
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    result = own.run(f"{deaf}{FILL.replace('WRITE', WRITES['kernel'])}")
+    assert result.status == "died"
+    assert "signal SIGKILL, because the worktree, HOME and TMPDIR held more than" in result.events[-1]
+    assert 24 <= int(text(own.run("!du -sm deep").outputs).split()[0]) < 60
+
+
 @pytest.mark.parametrize("where", ["kernel", "child"])
 def test_a_fork_bomb(start: Start, where: str) -> None:
     """Processes that do nothing but fork are ended long before they give up; a kernel that is one goes with them."""
@@ -134,15 +182,19 @@ def test_killed_by_somebody_else(start: Start) -> None:
 
 def test_no_limits(start: Start) -> None:
     """`null` leaves what the system allows."""
-    own = start(memory_limit=None, processes=None, open_files=None)
-    limits = "import resource as r; print(r.getrlimit(r.RLIMIT_DATA), r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    own = start(memory_limit=None, processes=None, open_files=None, file_size=None, disk_limit=None)
+    limits = (
+        "import resource as r; print(*(r.getrlimit(n)[0] for n in (r.RLIMIT_DATA, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE)))"
+    )
     done = subprocess.run([sys.executable, "-c", limits], capture_output=True, text=True, check=True)
     assert text(own.run(limits).outputs) == done.stdout
 
 
-def test_a_share_of_the_machine() -> None:
-    """A share is one of what this machine, or its container, has."""
+def test_a_share_of_the_machine(tmp_path: Path) -> None:
+    """A share is one of what this machine, or its container, has; of a disk, one of what is free."""
     assert 0 < machine_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert Limits.of(KernelSettings(memory_limit="25%")).memory == machine_memory() // 4
+    assert Limits.of(KernelSettings(memory_limit="25%"), tmp_path).memory == machine_memory() // 4
+    free = shutil.disk_usage(tmp_path).free
+    assert 0.4 * free < (Limits.of(KernelSettings(disk_limit="50%"), tmp_path).disk or 0) < 0.6 * free
     assert Limits.from_text(Limits(1, None, 3).as_text()) == Limits(1, None, 3)
     assert memory_kills() >= 0

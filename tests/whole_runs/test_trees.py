@@ -202,6 +202,7 @@ def test_whatever_ends_an_agent_its_edits_are_kept(run: Runner, git: Git) -> Non
     assert result.root.answer.value == ["completed", "error", "partial", "error"]
     reasons = [child.outcome.stop_reason for child in result.root.children]
     assert not [reason for reason in reasons if "could not begin" in reason]  # that would be an error of another kind
+    assert [child.patch.error for child in result.root.children] == [None] * 4
     for agent in agents:
         assert git(result.folder / "ctl.git", "show", f"refs/rlm/{agent}:README.md") == "edited\n", agent
 

@@ -206,12 +206,14 @@ def test_what_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_cells_can_be_interrupted_and_limits_hold(tmp_path: Path) -> None:
-    """A cell that runs too long is interrupted; one that takes too much memory is told, and the kernel goes on."""
+    """A cell that runs too long or fills the disk is interrupted, one that takes too much memory told; all goes on."""
     _need("ns")
     with ExitStack() as stack:
         launcher = stack.enter_context(Launcher(isolation=IsolationSettings(level="ns")))
-        bench = Bench(stack, launcher, tmp_path, cell_timeout=1.5, memory_limit="512MiB")
+        bench = Bench(stack, launcher, tmp_path, cell_timeout=1.5, memory_limit="512MiB", disk_limit="24MiB")
         assert bench.run("x = 1\nwhile True: pass").error is not None
+        full = bench.run("import time\nopen('full', 'wb').write(bytes(32 << 20))\ntime.sleep(9)")
+        assert any("held more than 24 MiB" in event for event in full.events)
         assert (bench.run("b = bytes(1 << 30)").error or "").startswith("MemoryError")
         assert text(bench.run("print(x)").outputs) == "1\n"
 
