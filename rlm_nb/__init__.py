@@ -149,5 +149,12 @@ def __getattr__(name: str) -> Any:
     return getattr(module, "load" if name == "load_config" else name)
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext rlm_nb`: the magics `%%rlm`, `%rlm_step` and their kin."""
+    from rlm_nb.jupyter.magics import RLMMagics
+
+    shell.register_magics(RLMMagics(shell))
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

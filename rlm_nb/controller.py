@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from pydantic import SecretStr
 
@@ -24,7 +24,7 @@ from rlm_nb.agent.prompts import Prompts
 from rlm_nb.agent.subagents import Queries, Spawn
 from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.audience import Audience, both, ignore
-from rlm_nb.bridge.server import Call
+from rlm_nb.bridge.server import Call, Handler
 from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config
@@ -38,7 +38,7 @@ from rlm_nb.merging.edits import Edits
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
-from rlm_nb.protocols import Listener, Model, Price
+from rlm_nb.protocols import Kernel, Listener, Model, Price
 from rlm_nb.pruning import rewind
 from rlm_nb.rebuilding import Answers, GoingOn, rebuilt
 from rlm_nb.recalling import BrokenOff, Recalled, recall, result_of
@@ -70,6 +70,13 @@ FINISHING = 60.0
 
 Reviewer = Callable[[Look, Proposal, Cancellation], Decision]
 """Decides about what an agent's model proposes; is given what looks into the agent's kernel meanwhile."""
+
+Further = Callable[[Answer, Cancellation], str | None]
+"""Waits for what a person says to the root's answer: it goes on with that. `None` ends the run."""
+
+Hands = Callable[[dict[str, JSON], Handler, Cancellation], AbstractContextManager[Kernel]]
+"""A kernel of a person's own, in which he runs the root's cells himself. It is told what other kernels are told of
+their agent when they begin, who answers what cells ask, and what cancels that."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def run(
     secrets: Mapping[str, SecretStr] | None = None,
     branch: str | None = None,
     commit: str | None = None,
-    context: Path | None = None,
+    context: Path | TextIO | None = None,
     listen: Listener = ignore,
     cancel: Cancellation | None = None,
     model: Model | None = None,
@@ -119,7 +126,8 @@ def run(
         secrets: The keys of the model's provider, by variable name.
         branch: Start from this branch or tag, rather than from the state of the checkout.
         commit: Start from this commit.
-        context: A text file that the agent finds in its REPL as `context`.
+        context: A text file that the agent finds in its REPL as `context`; or a text in memory (`io.StringIO`), which
+            is kept in the run's folder.
         listen: Told of everything that happens, from the agents' threads. What it raises stops the run, and is raised
             here once everything is closed.
         cancel: Stops the run when it is set; there is a result all the same.
@@ -155,29 +163,35 @@ def open_run(
     secrets: Mapping[str, SecretStr] | None = None,
     branch: str | None = None,
     commit: str | None = None,
-    context: Path | None = None,
+    context: Path | TextIO | None = None,
     listen: Listener = ignore,
     cancel: Cancellation | None = None,
     model: Model | None = None,
     review: Reviewer | None = None,
+    hands: Hands | None = None,
+    further: Further | None = None,
 ) -> Iterator[Run]:
     """The same as `run`, for callers who want to see each iteration of the root as it comes: `run.iterations()`.
 
     Arguments and exceptions are those of `run`. A run that the block leaves before its end is stopped there. `review`
-    decides about each reply of every agent before any of its cells runs.
+    decides about each reply of every agent before any of its cells runs; `hands` run those of the root. `further`
+    makes a conversation of it.
     """
     with ExitStack() as stack:
         # First of all: what kernels are forked from takes a third of a second to get warm, and an SDK longer to import.
         launcher = stack.enter_context(Launcher(warm=config.kernel.start != "cold", isolation=config.isolation))
         model = model or get_model(config, secrets or {})
         price = price_for(model, config.budget)
-        if context is not None:
+        if isinstance(context, Path):
             context = readable(context)
         cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
         audience = Audience(listen, cancel)
         remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
+        if context is not None and not isinstance(context, Path):
+            write(folder / "context.txt", context.read())
+            context = folder / "context.txt"
         ledger = open_ledger(config, folder, audience)
         origin = stack.enter_context(
             Source.open(
@@ -205,6 +219,8 @@ def open_run(
                 listen=audience,
                 cancel=cancel,
                 review=review,
+                hands=hands,
+                further=further,
             )
         )
 
@@ -229,6 +245,8 @@ class Run:
     Args:
         continuing: For a run that goes on from its record, what is to be known of that.
         review: Decides about each reply of every agent before its cells run, in the agent's thread.
+        hands: Run the root's cells in a kernel that is not ours, on the user's own files; sub-agents live as ever.
+        further: Is told of the root's answer, and tells what a person says to it.
     """
 
     task: Task
@@ -243,6 +261,8 @@ class Run:
     cancel: Cancellation
     continuing: Continuation | None = None
     review: Reviewer | None = None
+    hands: Hands | None = None
+    further: Further | None = None
 
     def __post_init__(self) -> None:
         self.started = time.time()
@@ -328,7 +348,8 @@ class Run:
         result: AgentResult | None = None
         notebook = self.folder / f"{task.agent}.ipynb"
         past = recall(notebook) if self.continuing is not None and notebook.exists() else None
-        if past is not None and past.needs_nothing:
+        said = self.continuing.said.get(task.agent) if self.continuing is not None else None
+        if past is not None and past.needs_nothing and not said:
             above(AgentStarted(task.agent, task))
             result = result_of(past, self.source.patch(past.recorded.patch).text)
             above(AgentEnded(task.agent, result))
@@ -341,7 +362,7 @@ class Run:
                     task,
                     self.config.rlm,
                     help_texts(task, self.config.rlm.max_depth),
-                    facts(task, self.source),
+                    facts(task, self.source, by_hand=self.hands is not None),
                     lambda: status(self.ledger.balance()),
                     past.recorded.system if past else "",
                 )
@@ -369,7 +390,10 @@ class Run:
                 home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
                 before_now = self._before(past, home) if past else None
                 review = None if self.review is None else partial(self._control.reviewing(self.review), home.look)
-                agent = Agent(task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review)
+                further = None if task.depth else self.further
+                agent = Agent(
+                    task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review, further
+                )
                 try:
                     outcome = yield from agent.iterate(soft, hard)
                 except RLMError as error:
@@ -467,6 +491,13 @@ class Run:
         queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
         transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
         answers = Answers(folder, lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt")
+        handle = answers.before(partial(self._answer, task, queries), transcript, recorder.called)
+        if self.hands is not None and not task.depth:
+            tree = stack.enter_context(self.source.present(task.agent))
+            checked_out.set_result(tree)
+            theirs = kernels.enter_context(self.hands(greeting(), handle, cancel))
+            begun()
+            return tree, RecordingKernel(theirs, transcript), queries, (), theirs.execute
         client = KernelClient(
             self.launcher,
             folder,
@@ -474,7 +505,7 @@ class Run:
             answers.overflow,
             self.config.kernel,
             greeting,
-            answers.before(partial(self._answer, task, queries), transcript, recorder.called),
+            handle,
             cancel,
             (*self.source.borrowed, *([task.context] if task.context else [])),
         )

@@ -15,7 +15,7 @@ from rlm_nb.audience import Audience, ignore
 from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config, load
-from rlm_nb.controller import Continuation, Run
+from rlm_nb.controller import Continuation, Further, Reviewer, Run
 from rlm_nb.errors import ConfigError, RunFolderError
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.models import get_model
@@ -40,8 +40,10 @@ def resume(
     cancel: Cancellation | None = None,
     model: Model | None = None,
     said: Mapping[str, str] | None = None,
+    review: Reviewer | None = None,
+    further: Further | None = None,
 ) -> Iterator[Run]:
-    """Go on with a run that was killed, stopped, or ended by a limit, in its own folder.
+    """Go on with a run that was killed, stopped, or ended by a limit, in its own folder; or completed, with a new word.
 
     Kernels are built anew by running the recorded cells again, with the answers that they got; what was finished, and
     what was answered, is not paid for a second time. Time counts anew, all else from where it stood.
@@ -51,6 +53,7 @@ def resume(
         config: The settings; see `settings_of`.
         secrets, listen, cancel, model: See `controller.run`.
         said: What a person says to agents, by their paths in the tree.
+        review, further: See `controller.open_run`.
 
     Raises:
         RunFolderError: The run goes on, or has completed its task, or its folder is none.
@@ -60,12 +63,15 @@ def resume(
     state = state_of(folder)
     if goes_on(folder):
         raise RunFolderError(f"the run {folder.name} has not ended: there is nothing to resume")
-    if state.status == "completed":
+    if state.status == "completed" and "root" not in (said or {}):
         raise RunFolderError(f"the run {folder.name} has completed its task; `rlm-nb fork` goes on from a part of it")
-    notice = f"It was broken off ({state.how}), and goes on since {_now()}"
+    ended = "It had completed its task" if state.status == "completed" else f"It was broken off ({state.how})"
+    notice = f"{ended}, and goes on since {_now()}"
     with ExitStack() as stack:
         going_on = _GoingOn(stack, config, secrets, listen, cancel, model)
-        yield going_on.run(folder, state, Continuation(notice, said or {}), unsettled(folder))
+        run = going_on.run(folder, state, Continuation(notice, said or {}), unsettled(folder))
+        run.review, run.further = review, further
+        yield run
 
 
 @contextmanager

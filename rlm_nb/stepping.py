@@ -9,12 +9,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO, TypeVar
 
 from pydantic import SecretStr
 
@@ -22,7 +22,7 @@ from rlm_nb.audience import ignore
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
 from rlm_nb.control import SAID, SKIPPED, as_changed
-from rlm_nb.controller import Run, RunResult, open_run
+from rlm_nb.controller import Hands, Run, RunResult, open_run
 from rlm_nb.errors import RLMError
 from rlm_nb.home import Look
 from rlm_nb.protocols import Listener, Model
@@ -40,6 +40,8 @@ from rlm_nb.records import (
 POLL = 0.1
 """Seconds between two looks at whether somebody who waits was cancelled."""
 
+T = TypeVar("T")
+
 VARIABLES = "%whos"
 
 
@@ -51,6 +53,14 @@ class _Waiting:
     look: Look
     decision: queue.Queue[Decision] = field(default_factory=queue.Queue)
     over: Cancellation = field(default_factory=Cancellation)
+
+
+@dataclass
+class _Answered:
+    """The root's answer, and its thread that waits for what is said to it."""
+
+    answer: Answer
+    said: queue.Queue[str] = field(default_factory=queue.Queue)
 
 
 class Session:
@@ -73,19 +83,30 @@ class Session:
         listen: Told of everything that happens, from the agents' threads.
         cancel: Stops the run when it is set.
         sub_agents: Whether the sub-agents' cells wait, too.
+        conversation: Whether the run goes on when the root has answered, until it is left or finished: `answered` is
+            the answer then, and `say` goes on.
     """
 
     def __init__(
-        self, open_: Callable[..., object], listen: Listener, cancel: Cancellation, *, sub_agents: bool = False
+        self,
+        open_: Callable[..., object],
+        listen: Listener,
+        cancel: Cancellation,
+        *,
+        sub_agents: bool = False,
+        conversation: bool = False,
     ) -> None:
         self._open, self._listen, self._cancel = open_, listen, cancel
-        self._happened: queue.Queue[_Waiting | Iteration | None] = queue.Queue()
+        self._conversation = conversation
+        self._happened: queue.Queue[_Waiting | _Answered | Iteration | None] = queue.Queue()
         self._waiting: _Waiting | None = None
+        self._answered: _Answered | None = None
         self._code: tuple[str, ...] | None = None
         self._iterations: list[Iteration] = []
         self._run: Run | None = None
         self._begun = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rlm-session")
+        # No pool: a program that ends waits for those first, and only then is it known to end; see `_told`.
+        self._thread = threading.Thread(target=self._fulfil, name="rlm-session")
         self._running: Future[RunResult] | None = None
         self._ended = False
         self._alone, self._everybody, self._to_next = False, sub_agents, False
@@ -95,7 +116,8 @@ class Session:
     def __enter__(self) -> Self:
         """Begin, unless it has begun."""
         if self._running is None:
-            self._running = self._pool.submit(self._go)
+            self._running = Future()
+            self._thread.start()
         return self
 
     def __exit__(
@@ -103,7 +125,8 @@ class Session:
     ) -> None:
         """Stop what still goes on, and keep what there is."""
         self._cancel.cancel("the session was left")
-        self._pool.shutdown()
+        if self._running is not None:
+            self._thread.join()
 
     def __iter__(self) -> Iterator[Iteration]:
         """Let everything run that is proposed, and give each iteration of the root once it is complete."""
@@ -116,14 +139,14 @@ class Session:
             yield from self._taken()
 
     def propose(self) -> Proposal | None:
-        """What the model would do next, as soon as it has said it; `None` when the run has ended.
+        """What the model would do next, as soon as it has said it; `None` when the run has ended, or the root answered.
 
         The same proposal until something is decided about it.
 
         Raises:
             RLMError: What kept the run from starting.
         """
-        while not self._ended and (self._waiting is None or self._is_over(self._waiting)):
+        while not self._is_at_rest() and (self._waiting is None or self._is_over(self._waiting)):
             self._waiting = None  # whatever was proposed to a run that is being stopped is not asked about any more
             self._take()
         return None if self._waiting is None else self._shown(self._waiting)
@@ -206,6 +229,25 @@ class Session:
         self._to_next = True
         self._settle(waiting, self._as_edited())
 
+    @property
+    def answered(self) -> Answer | None:
+        """The root's answer, while a conversation waits for what is said to it."""
+        while self._answered is not None and not self._happened.empty():
+            self._note(self._happened.get())  # its time may be up meanwhile
+        return None if self._answered is None or self._ended else self._answered.answer
+
+    def say(self, text: str) -> None:
+        """Go on with a conversation whose root has answered. Raises `RLMError` when it does not wait for that."""
+        if self.answered is None or self._answered is None:
+            raise RLMError("the agent does not wait for a word")
+        answered, self._answered = self._answered, None
+        answered.said.put(text)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run, which may have ended."""
+        return self._run is not None
+
     def look(self, code: str = VARIABLES) -> CellResult:
         """Run something in the kernel of the agent that proposes, which is no cell of its: to see its variables.
 
@@ -237,10 +279,18 @@ class Session:
         assert self._running is not None
         return self._running.result()
 
+    def _fulfil(self) -> None:
+        assert self._running is not None
+        try:
+            self._running.set_result(self._go())
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            self._running.set_exception(error)
+
     def _go(self) -> RunResult:
         """The run, in its thread."""
         try:
-            with self._open(listen=self._hear, cancel=self._cancel, review=self._review) as run:  # type: ignore[attr-defined]
+            further = {"further": self._further} if self._conversation else {}
+            with self._open(listen=self._hear, cancel=self._cancel, review=self._review, **further) as run:  # type: ignore[attr-defined]
                 self._run = run
                 self._begun.set()
                 for _ in run.iterations():
@@ -263,10 +313,25 @@ class Session:
         waiting = _Waiting(proposal, look)
         self._happened.put(waiting)
         with cancel.calling(lambda: waiting.over.cancel(cancel.reason)):
-            while True:
-                with suppress(queue.Empty):
-                    return waiting.decision.get(timeout=POLL)
-                cancel.check()
+            return self._told(waiting.decision, cancel)
+
+    def _further(self, answer: Answer, cancel: Cancellation) -> str:
+        """Wait for what is said to an answer, in the root's thread."""
+        answered = _Answered(answer)
+        self._happened.put(answered)
+        return self._told(answered.said, cancel)
+
+    def _told(self, what: queue.Queue[T], cancel: Cancellation) -> T:
+        """Wait until a person has said it. Raises `CancelledError`."""
+        while True:
+            with suppress(queue.Empty):
+                return what.get(timeout=POLL)
+            if not threading.main_thread().is_alive():  # the program ends, and waits for this thread
+                self._cancel.cancel("the program that asks ended")
+            cancel.check()
+
+    def _is_at_rest(self) -> bool:
+        return self._ended or self._answered is not None
 
     def _stops_at(self, proposal: Proposal) -> bool:
         with self._lock:
@@ -315,16 +380,18 @@ class Session:
         waiting = self._wanted()
         agent, number = waiting.proposal.agent, waiting.proposal.number
         self._settle(waiting, decision)
-        while self._waiting is None and not self._ended:
+        while self._waiting is None and not self._is_at_rest():
             happened = self._happened.get()
             self._note(happened)
             if isinstance(happened, Iteration) and (happened.agent, happened.number) == (agent, number):
                 return happened
         return None
 
-    def _note(self, happened: _Waiting | Iteration | None) -> None:
+    def _note(self, happened: _Waiting | _Answered | Iteration | None) -> None:
         if happened is None:
             self._ended = True
+        elif isinstance(happened, _Answered):
+            self._answered = happened
         elif isinstance(happened, _Waiting):
             self._waiting = happened
         elif happened.agent == "root":
@@ -339,13 +406,15 @@ def session(
     secrets: Mapping[str, SecretStr] | None = None,
     branch: str | None = None,
     commit: str | None = None,
-    context: Path | None = None,
+    context: Path | TextIO | None = None,
     listen: Listener = ignore,
     cancel: Cancellation | None = None,
     model: Model | None = None,
     sub_agents: bool = False,
+    hands: Hands | None = None,
+    conversation: bool = False,
 ) -> Session:
-    """A run that is gone through step by step; arguments are those of `run`, and `sub_agents` of `Session`.
+    """A run that is gone through step by step; arguments are those of `open_run`, and the others of `Session`.
 
     It begins when it is entered, iterated over, or first asked for anything.
     """
@@ -360,7 +429,8 @@ def session(
             commit=commit,
             context=context,
             model=model,
+            hands=hands,
             **more,  # type: ignore[arg-type]
         )
 
-    return Session(open_, listen, cancel or Cancellation(), sub_agents=sub_agents)
+    return Session(open_, listen, cancel or Cancellation(), sub_agents=sub_agents, conversation=conversation)

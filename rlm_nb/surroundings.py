@@ -14,6 +14,13 @@ from rlm_nb.records import JSON, Balance, Task, Usage
 from rlm_nb.repl.functions import AGENT_FUNCTIONS, FUNCTIONS, Functions
 from rlm_nb.workspace.source import Source
 
+BY_HAND = (
+    "Your REPL is the kernel of the user's own notebook. It holds variables of his; look at them, and leave them alone "
+    "unless the task says otherwise.",
+    "The user reads each cell of yours, may change it, and runs it himself: propose one cell at a time, a short one.",
+)
+"""What an agent is told whose cells a person runs in his own notebook."""
+
 
 def help_texts(task: Task, max_depth: int) -> dict[str, str]:
     """The functions of an agent's REPL with their docstrings, as the model reads them."""
@@ -35,14 +42,22 @@ def may_delegate(task: Task, max_depth: int) -> bool:
     return task.depth < max_depth
 
 
-def facts(task: Task, source: Source) -> list[str]:
-    """What an agent is told of its worktree and its context, one sentence each. Raises `RunFolderError`."""
+def facts(task: Task, source: Source, *, by_hand: bool = False) -> list[str]:
+    """What an agent is told of its worktree and its context, one sentence each. Raises `RunFolderError`.
+
+    Args:
+        task: The agent.
+        source: What the run works on.
+        by_hand: Whether its cells are run by a person, in a kernel of his own.
+    """
     facts = [f"The worktree is a copy of {source.origin}"]
+    if by_hand and not task.depth:
+        facts = [*BY_HAND, f"The worktree is {source.origin} itself, and no copy"]
     if source.head and not task.depth:
-        facts[0] += f" as it was checked out, at commit {source.head[:10]}"
+        facts[-1] += f" as it was checked out, at commit {source.head[:10]}"
     if task.depth:
-        facts[0] += " as the agent that asks you has it at this moment"
-    facts[0] += "."
+        facts[-1] += " as the agent that asks you has it at this moment"
+    facts[-1] += "."
     if str(source.subfolder) != ".":
         facts.append(f"Your working folder is {source.subfolder}/ in it.")
     if task.context:

@@ -65,6 +65,7 @@ class Agent:
         past: What it has done already, when it goes on from there.
         review: Decides about each reply before any of its cells runs; waits for that no longer than until it is
             cancelled.
+        further: Told of the answer; waits for what the person says to it, which the agent goes on with, or `None`.
     """
 
     task: Task
@@ -76,6 +77,7 @@ class Agent:
     max_tokens: int
     past: Past | None = None
     review: Callable[[Proposal, Cancellation], Decision] | None = None
+    further: Callable[[Answer, Cancellation], str | None] | None = None
 
     def __post_init__(self) -> None:
         self._history: tuple[Message, ...] = ()
@@ -111,6 +113,10 @@ class Agent:
                 if self._useless >= self.settings.max_failures:
                     return self._rescued(f"The model gave {self._useless} useless replies in a row.", status="error")
                 self._prepare_for_next(iteration)
+                if self._given is not None and (said := self._asked_further(self._given, soft)) is not None:
+                    self._given = None
+                    self._prepare_for_next(iteration)
+                    self._next = self.prompts.resumed(self._next, None, said)
             if self._given is not None:
                 return Outcome("completed", self._given, "final", "The agent called FINAL.")
             why = f"The limit of {self.settings.max_iterations} iterations was reached."
@@ -125,6 +131,14 @@ class Agent:
                 return self._broken(error)
             why = f"The budget ended: {error}."
         return (yield from self._finish(why, hard))
+
+    def _asked_further(self, answer: Answer, cancel: Cancellation) -> str | None:
+        """What a person says to an answer; there is nothing more to say once everything is stopped."""
+        if self.further is None:
+            return None
+        with suppress(CancelledError):
+            return self.further(answer, cancel)
+        return None
 
     def _take_over(self, past: Past) -> None:
         """Stand where the agent stood: every message is the one that was sent, byte for byte."""

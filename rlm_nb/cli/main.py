@@ -32,6 +32,7 @@ def app() -> typer.Typer:
     from rlm_nb.cli.doctor import doctor
     from rlm_nb.cli.fork import fork
     from rlm_nb.cli.init import init
+    from rlm_nb.cli.kernelspec import commands as kernelspec
     from rlm_nb.cli.lab import lab
     from rlm_nb.cli.list_runs import runs
     from rlm_nb.cli.replay import replay
@@ -75,6 +76,7 @@ def app() -> typer.Typer:
     commands.command(epilog=EXIT_CODES)(task)
     commands.command()(init)
     commands.command()(doctor)
+    commands.add_typer(kernelspec, name="kernelspec")
     return commands
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,16 +46,17 @@ def replay(
         differs = False
         with unwinding(), Launcher(isolation=config.isolation) as launcher:
             tell(launcher.confinement().notice)
-            for notebook in _notebooks(folder, agent):
+            for notebook in notebooks(folder, agent):
                 replayed = headless.replay(notebook, launcher, Cancellation())
-                _report(replayed)
+                for line in told(replayed):
+                    tell(line)
                 if shown := headless.difference(replayed):
                     write(shown)
                     differs = True
         sys.exit(1 if differs and check else 0)
 
 
-def _notebooks(folder: Path, agent: str | None) -> list[Path]:
+def notebooks(folder: Path, agent: str | None) -> list[Path]:
     """The notebooks that are asked for, in the order of the tree."""
     from rlm_nb.errors import RunFolderError
     from rlm_nb.notebook.tree import everyone, tree
@@ -69,11 +71,12 @@ def _notebooks(folder: Path, agent: str | None) -> list[Path]:
     return wanted
 
 
-def _report(replayed: Replayed) -> None:
+def told(replayed: Replayed) -> Iterator[str]:
+    """How a replay came out, in lines."""
     ran = len(replayed.cells) - len(replayed.left_out)
     differing = len(replayed.differing)
     what = f"{differing} came out otherwise" if differing else "all came out as before"
-    tell(f"{replayed.agent}: {plural(ran, 'cell')} ran again, {what if ran else 'there is nothing to compare'}")
+    yield f"{replayed.agent}: {plural(ran, 'cell')} ran again, {what if ran else 'there is nothing to compare'}"
     names = replayed.past.ids
     for cell in (*replayed.differing, *replayed.left_out):
-        tell(f"  {names[cell.before.number]}: {cell.difference(to='person')}")
+        yield f"  {names[cell.before.number]}: {cell.difference(to='person')}"

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from rlm_nb.cancellation import Cancellation
     from rlm_nb.cli.door import Keys
     from rlm_nb.cli.live import View
-    from rlm_nb.cli.signals import Interruption
     from rlm_nb.config import Config
     from rlm_nb.controller import Run, RunResult
     from rlm_nb.protocols import Listener
@@ -43,8 +41,6 @@ FLAGS = {
     "budget.max_cost": "--max-cost",
 }
 """The flags by the settings that they set."""
-FRAME = 0.125
-"""Seconds between two looks at what the agents do."""
 
 
 def run(
@@ -201,12 +197,13 @@ def run_to_its_end(
     begin: Callable[..., RunResult], view: View, keys: Keys, output: Path | None, *, apply: bool = False
 ) -> int:
     """Run, report, hand over the answer, apply the edits if that is wanted; returns the exit code."""
+    from rlm_nb.cli.following import followed
     from rlm_nb.cli.signals import Interruption
     from rlm_nb.errors import RLMError
 
     with Interruption() as interruption:
         try:
-            result = _followed(begin, view, interruption)
+            result = followed(begin, view, interruption)
         except RLMError as error:  # cancelled, or a git that the same Ctrl-C had reached
             if interruption.signal is None:
                 raise
@@ -220,25 +217,6 @@ def run_to_its_end(
     # From here on a Ctrl-C unwinds: nothing is to stay half applied.
     whole = (not apply or _apply(result, keys)) and whole
     return interruption.exit_code or EXIT_CODE[result.root.status if whole else "error"]
-
-
-def _followed(begin: Callable[..., RunResult], view: View, interruption: Interruption) -> RunResult:
-    """Run in a thread of its own, and show it in this one, which is the one that signals reach."""
-    from rlm_nb.cancellation import Cancellation
-
-    cancel = Cancellation()
-    with ThreadPoolExecutor(1, "rlm-run") as thread, view:
-        running = thread.submit(begin, listen=view, cancel=cancel)
-        try:
-            while wait([running], FRAME).not_done:
-                if interruption.signal and not cancel.is_cancelled():
-                    view.say("Ending the run and keeping what there is; do that again to end it at once.")
-                    cancel.cancel(interruption.reason)
-                view.paint()
-        except BaseException:
-            cancel.cancel("its view failed")  # or the executor would wait for a run that nobody follows
-            raise
-    return running.result()
 
 
 def view_for(settings: Config, keys: Keys, verbose: bool, *, asking: bool = False) -> View:

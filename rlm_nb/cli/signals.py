@@ -26,6 +26,8 @@ class Interruption:
     below this one, removes its temporary folders and ends it at once, whatever it is doing.
     """
 
+    ending = "Ending the run and keeping what there is; do that again to end it at once."
+
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._since = 0.0

@@ -219,7 +219,7 @@ class KernelClient:
                     raise BridgeError(
                         "FINAL was called by a thread of an earlier cell; call it in the cell that runs now"
                     )
-                cell.final = _answer_of(call.arguments)
+                cell.final = answer_of(call.arguments)
                 arguments = {"type": cell.final.type, "characters": len(cell.final.text)}
             elif call.name in WAITING_CALLS:
                 with cell.standing_still():
@@ -240,7 +240,8 @@ def _without_text(answer: JSON) -> JSON:
     return {name: value for name, value in answer.items() if name != "text"} if answer else answer
 
 
-def _answer_of(arguments: dict[str, Any]) -> Answer:
+def answer_of(arguments: dict[str, Any]) -> Answer:
+    """What a cell gave to `FINAL`."""
     kind = valid(str(arguments.get("type", "")))
     if isinstance(text := arguments.get("text"), str):
         return Answer(valid(text), valid(text), kind)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,6 +28,7 @@ from rlm_nb.kernel.isolation.choice import Choice, Isolation
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess, open_log
+from rlm_nb.kernel.specs import spec_folder
 from rlm_nb.processes import mark
 
 MAX_MESSAGE = 64 << 20
@@ -268,10 +268,7 @@ class Process:
 @cache
 def kernel_spec() -> KernelSpec:
     """The kernelspec `rlm` that was installed with this very package, whatever else the machine has under that name."""
-    for file in metadata.files("rlm-nb") or ():
-        if file.match("share/jupyter/kernels/rlm/kernel.json"):
-            return KernelSpec.from_resource_dir(str(Path(str(file.locate())).resolve().parent))
-    raise KernelStartError("the kernelspec `rlm` is not installed; reinstall rlm-nb with pip")
+    return KernelSpec.from_resource_dir(str(spec_folder("rlm")))
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -136,7 +136,7 @@ def _children(names: set[str], below: Mapping[str, set[str]], folder: Path) -> t
 
 
 def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
-    yield f"{first}{' · '.join([node.agent, *_facts(node), str(node.notebook)])}"
+    yield f"{first}{' · '.join([node.agent, *facts(node), str(node.notebook)])}"
     for child in node.children:
         last = child is node.children[-1]
         yield from _lines(child, rest + ("└── " if last else "├── "), rest + ("    " if last else "│   "))
@@ -144,15 +144,16 @@ def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
 
 def _label(node: Node) -> Text:
     name = Text(node.agent, Style(bold=True, link=node.notebook.absolute().as_uri()))
-    status, *facts = _facts(node)
+    status, *others = facts(node)
     label = Text(" · ", no_wrap=True, overflow="ellipsis")
-    return label.join([name, Text(status, _COLOURS[node.status]), *map(Text, facts)])
+    return label.join([name, Text(status, _COLOURS[node.status]), *map(Text, others)])
 
 
 _COLOURS = {"completed": "green", "partial": "yellow", "error": "red", "unfinished": "cyan", "damaged": "red"}
 
 
-def _facts(node: Node) -> list[str]:
+def facts(node: Node) -> list[str]:
+    """What there is to say of an agent in a line: how it ended, how long it took, what it cost, what it was asked."""
     if node.fault:
         return [node.status, node.fault]
     return [node.status, plural(node.iterations, node.turn), money(node.cost), duration(node.seconds), node.task]

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import WorkspaceSettings
-from rlm_nb.errors import RunFolderError
+from rlm_nb.errors import RunFolderError, SourceError
 from rlm_nb.records import JSON, Patch
 from rlm_nb.workspace import git, origin, patch, repository
 from rlm_nb.workspace.scratch import remove_tree
@@ -221,6 +221,31 @@ class Source:
             )
             if after is not None:
                 worktree.follow(after, self._tree(after, cancel))
+        try:
+            yield worktree
+        finally:
+            worktree.close()
+
+    @contextmanager
+    def present(self, agent: str) -> Iterator[Worktree]:
+        """The user's own files, as they are at any moment, in the place of a worktree: they are only read.
+
+        Raises:
+            SourceError: There are none: the run works on a URL or on a bare repository.
+        """
+        if self.top is None:
+            raise SourceError(f"{self.origin} has no files here that one could work in")
+        with writing(self.top):
+            worktree = Worktree(
+                self.ctl,
+                agent,
+                self.top,
+                self.base,
+                self._tree(self.base, None),
+                self._start,
+                self._settings,
+                self._remember,
+            )
         try:
             yield worktree
         finally:
