@@ -232,10 +232,12 @@ class Continuation:
     Args:
         notice: What a person is told of it, in one sentence: when it was broken off, and how.
         said: What a person says to agents, by their paths in the tree.
+        again: Whether cells that were stopped with the run are run again.
     """
 
     notice: str
     said: Mapping[str, str] = field(default_factory=dict)
+    again: bool = True
 
 
 @dataclass
@@ -347,8 +349,9 @@ class Run:
         started = time.time()
         result: AgentResult | None = None
         notebook = self.folder / f"{task.agent}.ipynb"
-        past = recall(notebook) if self.continuing is not None and notebook.exists() else None
-        said = self.continuing.said.get(task.agent) if self.continuing is not None else None
+        going_on = self.continuing
+        past = recall(notebook, again=going_on.again) if going_on is not None and notebook.exists() else None
+        said = going_on.said.get(task.agent) if going_on is not None else None
         if past is not None and past.needs_nothing and not said:
             above(AgentStarted(task.agent, task))
             result = result_of(past, self.source.patch(past.recorded.patch).text)

@@ -114,8 +114,12 @@ class Recalled:
         return max([0, *self.children, *(number for cell in self.broken_off for number in cell.agents)])
 
 
-def recall(notebook: Path) -> Recalled:
+def recall(notebook: Path, *, again: bool = True) -> Recalled:
     """What is known of the agent with this notebook.
+
+    Args:
+        notebook: The notebook.
+        again: Whether a cell that was stopped with the run is one that is still to be run.
 
     Raises:
         NotebookError: It cannot be read.
@@ -125,7 +129,7 @@ def recall(notebook: Path) -> Recalled:
     iterations, begun = recorded.iterations, recorded.begun
     if begun is None:
         begun = _only_in_the_journal(recorded, entries)
-    if begun is None and iterations and _is_to_run_again(recorded):
+    if begun is None and iterations and again and _is_to_run_again(recorded):
         *before, last = iterations
         iterations, begun = tuple(before), replace(last, cells=last.cells[:-1])
     children = _children(notebook)

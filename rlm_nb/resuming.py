@@ -40,6 +40,7 @@ def resume(
     cancel: Cancellation | None = None,
     model: Model | None = None,
     said: Mapping[str, str] | None = None,
+    again: bool = True,
     review: Reviewer | None = None,
     further: Further | None = None,
 ) -> Iterator[Run]:
@@ -53,6 +54,7 @@ def resume(
         config: The settings; see `settings_of`.
         secrets, listen, cancel, model: See `controller.run`.
         said: What a person says to agents, by their paths in the tree.
+        again: Whether cells that were stopped with the run are run again.
         review, further: See `controller.open_run`.
 
     Raises:
@@ -69,7 +71,7 @@ def resume(
     notice = f"{ended}, and goes on since {_now()}"
     with ExitStack() as stack:
         going_on = _GoingOn(stack, config, secrets, listen, cancel, model)
-        run = going_on.run(folder, state, Continuation(notice, said or {}), unsettled(folder))
+        run = going_on.run(folder, state, Continuation(notice, said or {}, again), unsettled(folder))
         run.review, run.further = review, further
         yield run
 

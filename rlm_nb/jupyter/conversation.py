@@ -53,8 +53,8 @@ class Conversation:
 
         def open_(listen: Listener, cancel: Cancellation) -> Session:
             def go_on(**more: object) -> object:
-                said = {"root": text}
-                return resuming.resume(folder, settings, secrets=keys.secrets, said=said, **more)  # type: ignore[arg-type]
+                said = {"root": text}  # a new word, in place of what was stopped
+                return resuming.resume(folder, settings, secrets=keys.secrets, said=said, again=False, **more)  # type: ignore[arg-type]
 
             return Session(go_on, listen, cancel, conversation=True)
 

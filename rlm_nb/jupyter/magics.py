@@ -235,7 +235,8 @@ class RLMMagics(Magics):  # type: ignore[misc]
         They run in kernels of their own, in temporary copies of their files, and every call gets its recorded answer.
         """
         args = parse_argstring(self.rlm_replay, line)
-        with self._door(), Launcher() as launcher:
+        with self._door(), Launcher(isolation=config.load().isolation) as launcher:
+            print(launcher.confinement().notice)  # noqa: T201
             for notebook in replay.notebooks(self._folder(args.run), args.agent):
                 replayed = headless.replay(notebook, launcher, Cancellation())
                 print("\n".join([*replay.told(replayed), headless.difference(replayed)]).rstrip())  # noqa: T201

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Seen
-from tests.browser.lab import PATIENCE, Lab, jupyterlab
+from tests.browser.lab import PATIENCE, Lab
 from tests.browser.test_report import PAYLOADS
 from tests.jupyter.conftest import write_script
 from tests.whole_runs.conftest import cell
 
 SOON = 1000 * PATIENCE
-
-
-@pytest.fixture
-def lab(server: Lab) -> Iterator[Lab]:
-    """The server, with no kernel before and after."""
-    yield server
-    server.shut_down_kernels()
-
-
-@pytest.fixture(scope="module")
-def server(clean_environment: Path) -> Iterator[Lab]:
-    """One server for all tests here; its folder is what agents work on."""
-    with tempfile.TemporaryDirectory(prefix="lab-", dir=clean_environment) as folder:
-        root = Path(folder) / "root"
-        root.mkdir()
-        (root / "README.md").write_text("# greeting\n\nSays hello.\n")
-        with jupyterlab(root) as started:
-            yield started
 
 
 def test_a_task_runs_in_a_cell(lab: Lab, seen: Seen) -> None:
