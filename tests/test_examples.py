@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SHOWN = {
+    "embed": ["completed", "has bought most", "['totals.txt']", "Cleo: ", "came out as before"],
     "review": ["completed", "root.3.1", "Exit status 1", "+++ b/", "report/index.html"],
     "step": ["I look around first", "[True]", "again iteration 2", "completed"],
 }

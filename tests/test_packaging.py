@@ -28,7 +28,7 @@ def test_a_wheel_brings_kernels_the_extension_and_the_panel(tmp_path: Path) -> N
         extension = json.loads(archive.read(next(n for n in archive.namelist() if n.endswith("rlm-nb/package.json"))))
         assert any(name.endswith("rlm_nb/server/handlers.py") for name in archive.namelist())
         assert not any("node_modules" in name or name.endswith((".ts", ".tsx")) for name in archive.namelist())
-    assert "share/jupyter/kernels/rlm/kernel.json" in names
+    assert {"share/jupyter/kernels/rlm/kernel.json", "share/jupyter/kernels/rlm-agent/kernel.json"} <= set(names)
     assert "share/jupyter/labextensions/rlm-nb/install.json" in names
     assert f"share/jupyter/labextensions/rlm-nb/{extension['jupyterlab']['_build']['load']}" in names
     assert "etc/jupyter/jupyter_server_config.d/rlm_nb.json" in names

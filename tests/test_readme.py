@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 
 from rlm_nb import config
 from rlm_nb.cli.run import EXIT_CODES
+from rlm_nb.jupyter.magics import RLMMagics
 from rlm_nb.records import AnswerSource
 
 ROOT = Path(__file__).parent.parent
@@ -182,12 +183,16 @@ def test_the_settings_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_flags_and_targets_exist() -> None:
-    """Every flag is one of a verb of `rlm-nb`, and every `make …` one of the Makefile."""
+    """Every flag is one of a verb of `rlm-nb` or of a magic, and every `make …` one of the Makefile."""
     text = everything()
     usage = "".join(
-        subprocess.run([sys.executable, "-m", "rlm_nb", verb, "--help"], stdout=-1, text=True, check=True).stdout
-        for verb in VERBS
+        subprocess.run(
+            [sys.executable, "-m", "rlm_nb", *verb.split(), "--help"], stdout=-1, text=True, check=True
+        ).stdout
+        for verb in (*VERBS, "kernelspec install")
     )
+    magics = (RLMMagics.rlm, RLMMagics.rlm_step, RLMMagics.rlm_apply)
+    usage += "".join(magic.parser.format_help() for magic in magics)
     flags = set(
         re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy|jupytext|nbconvert) .*|`--update`", "", text))
     )
