@@ -101,8 +101,11 @@ def machine_memory() -> int:
 
 
 def free_space(folder: str) -> int:
-    """Bytes that are free where a folder is, for its owner. Raises `OSError` where it is not."""
-    found = os.statvfs(folder)
+    """Bytes that are free where a folder is, for its owner; 0 where it is not, which cells can bring about."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
     return found.f_bavail * found.f_frsize
 
 

@@ -128,11 +128,10 @@ class Disk:
         Who passes the limit is told so, and can delete things; each further step is too much.
         """
         if self._measuring is None:
-            with suppress(OSError):  # it is being removed
-                free = free_space(self._folder)
-                if free + self._step <= self._free:
-                    self._measuring = _sizes(self._folder)
-                self._free = free if self._measuring else max(free, self._free)
+            free = free_space(self._folder)
+            if free + self._step <= self._free:
+                self._measuring = _sizes(self._folder)
+            self._free = free if self._measuring else max(free, self._free)
             return None
         taken = next(self._measuring)
         if taken is None:

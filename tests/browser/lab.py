@@ -18,7 +18,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import nbformat
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 PATIENCE = 60.0
 """Seconds that a server, a page or a cell may take."""
@@ -91,7 +91,11 @@ class Notebook:
         """Run a cell, counted from 0, as a person does; returns its output area."""
         cell = self.cells.nth(number)
         for _ in range(int(PATIENCE)):
-            cell.locator(".cm-content").click()
+            question = self.page.locator(".jp-Dialog")
+            if question.is_visible():  # which kernel, where a cell was run before there was one
+                question.locator("button.jp-mod-accept").click()
+            with suppress(TimeoutError):  # the question came just now
+                cell.locator(".cm-content").click(timeout=5000)
             self.page.keyboard.press("Shift+Enter")
             with suppress(AssertionError):  # a cell that is run before there is a kernel is not run at all
                 expect(cell.locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[[*\d]"), timeout=1000)

@@ -70,14 +70,14 @@ def test_while_the_last_edits_are_read(shell: Shell, repository: Path, git: Git)
     """Ctrl-C leaves them the time that they need; a second one does not, but what was small is kept by then."""
     large = "with open('large', 'wb') as file: file.truncate(64 << 30)"
     script = shell.script({"root": [cell("Path('README.md').write_text('edited')", large, "FINAL('done')")]})
-    settings = shell.settings(workspace={"max_file_size": 1 << 40})
+    settings = shell.settings(workspace={"max_file_size": 1 << 40}, kernel={"file_size": None})
     with shell.start(repository, "--model", script, "-c", settings) as going:
         until(lambda: list(shell.here.glob("runs/*/ctl.git/refs/rlm/root")) or going.process.poll() is not None)
         assert going.process.poll() is None, going.err
         going.press()
         until(lambda: "Ending the run" in going.err)
         time.sleep(1)
-        assert going.process.poll() is None
+        assert going.process.poll() is None, going.err
         going.press()
         ended = going.end()
     assert ended.code == 130
