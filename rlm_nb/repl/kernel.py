@@ -182,7 +182,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
     def prepare(self) -> None:
         """Do before the fork what is the same in all processes that are forked from this one."""
         self.update_config(SETTINGS)
-        self.session.key = b""
+        self.session.key = b""  # makes the session; the key of each kernel comes with its connection file
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Start, and make no records for debugging: traitlets has its loggers ask for all, and drops them late."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -216,15 +216,11 @@ class Source:
         base = base or self.base
         with writing(folder):
             tree = self._check_out(folder / "work", folder / "git", base, cancel)
-            worktree = Worktree(
-                self.ctl, agent, folder / "work", base, tree, self._start, self._settings, self._remember
-            )
+            worktree = self._worktree(agent, folder / "work", base, tree)
             if after is not None:
                 worktree.follow(after, self._tree(after, cancel))
-        try:
+        with closing(worktree):
             yield worktree
-        finally:
-            worktree.close()
 
     @contextmanager
     def present(self, agent: str) -> Iterator[Worktree]:
@@ -236,20 +232,12 @@ class Source:
         if self.top is None:
             raise SourceError(f"{self.origin} has no files here that one could work in")
         with writing(self.top):
-            worktree = Worktree(
-                self.ctl,
-                agent,
-                self.top,
-                self.base,
-                self._tree(self.base, None),
-                self._start,
-                self._settings,
-                self._remember,
-            )
-        try:
+            worktree = self._worktree(agent, self.top, self.base, self._tree(self.base, None))
+        with closing(worktree):
             yield worktree
-        finally:
-            worktree.close()
+
+    def _worktree(self, agent: str, path: Path, base: str, tree: Tree) -> Worktree:
+        return Worktree(self.ctl, agent, path, base, tree, self._start, self._settings, self._remember)
 
     def _check_out(self, work: Path, private: Path, base: str, cancel: Cancellation | None) -> Tree:
         repository.check(self.ctl)

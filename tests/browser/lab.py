@@ -97,10 +97,22 @@ class Notebook:
             with suppress(TimeoutError):  # the question came just now
                 cell.locator(".cm-content").click(timeout=5000)
             self.page.keyboard.press("Shift+Enter")
-            with suppress(AssertionError):  # a cell that is run before there is a kernel is not run at all
-                expect(cell.locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[[*\d]"), timeout=1000)
+            if self._is_taken(number):
                 break
         return self.output(number)
+
+    def _is_taken(self, number: int) -> bool:
+        """Whether a cell is run: before there is a kernel it is not, or it is taken, and dropped a moment later."""
+        prompt = self.cells.nth(number).locator(".jp-InputPrompt").first
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            self.page.wait_for_timeout(200)
+            said = prompt.inner_text()
+            if re.search(r"\d", said) or self.output(number).locator(".jp-OutputArea-child").count():
+                return True
+            if "*" not in said:
+                return False
+        return True
 
     def output(self, number: int) -> Locator:
         """What is below a cell."""

@@ -184,13 +184,15 @@ def test_what_tries_isolation_leaves_nothing() -> None:
     _need("ns")
 
     def orphans() -> set[int]:
-        name, found = "rlm_nb.kernel.isolation.attempts", psutil.process_iter(["cmdline", "ppid"])
-        return {one.pid for one in found if one.info["ppid"] == 1 and name in (one.info["cmdline"] or [])}
+        names = {"rlm_nb.kernel.isolation.attempts", "rlm_nb.kernel.forkserver"}
+        found = [one.info for one in psutil.process_iter(["pid", "ppid", "cmdline"])]
+        return {one["pid"] for one in found if one["ppid"] == 1 and names & {*(one["cmdline"] or [])}}
 
-    before = orphans()
-    for step in range(40):
-        with Isolation(IsolationSettings(level="ns")):
-            time.sleep(0.02 + step / 200)
+    before, settings = orphans(), IsolationSettings(level="ns")
+    for step in range(20):
+        for host in (Isolation(settings), Launcher(isolation=settings)):
+            with host:
+                time.sleep(0.02 + step / 100)
     until(lambda: orphans() <= before)
 
 
