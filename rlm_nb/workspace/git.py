@@ -222,9 +222,10 @@ class Git:
         command = ["git", *self.options, *arguments]
         variables = {**self.env, **{name: str(value) for name, value in env.items()}}
         # A session of its own: no terminal to ask for a password on, and one group to kill.
-        process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
-            command, cwd="/", env=variables, stdin=subprocess.PIPE, start_new_session=True, **streams
-        )
+        with _deaf_to_terminals():
+            process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
+                command, cwd="/", env=variables, stdin=subprocess.PIPE, start_new_session=True, **streams
+            )
         try:
             with cancel.calling(lambda: _kill(process)):
                 yield process
@@ -312,6 +313,19 @@ def _users_environment() -> dict[str, str]:
 
 def _settings(settings: Iterable[str]) -> list[str]:
     return [part for setting in settings for part in ("-c", setting)]
+
+
+@contextmanager
+def _deaf_to_terminals() -> Iterator[None]:
+    """Who is started in this block is not ended by a Ctrl-C, not even by one before it has a session of its own.
+
+    Such a one would find it without the handlers of this process, and in its group. `_kill` is what ends it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

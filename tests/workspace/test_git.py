@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -92,3 +95,14 @@ def test_a_git_that_is_too_old_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(script(tmp_path / "bin", "echo git version 2.11.0")))
     with pytest.raises(SourceError, match=r"git 2\.32 or newer is needed, found 'git version 2\.11\.0'"):
         gits.require()
+
+
+def test_ctrl_c_is_not_for_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal's signals are blocked in it from the start, before it has a session of its own; here they are not."""
+    folder = script(tmp_path / "bin", "")
+    (folder / "git").write_text(f"#!{sys.executable}\nprint(open('/proc/self/status').read())\n")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    said = gits.controlled(tmp_path / "any.git").run("status").decode()
+    blocked = int(said.partition("SigBlk:")[2].split()[0], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
