@@ -214,8 +214,7 @@ def test_steps_that_are_broken_off(in_repository: Kernel, tmp_path: Path) -> Non
     run(f"%%rlm_step -m {model}\nLook.")
     ran = run("%rlm_step --stop")
     assert "There is no answer." in ran.text
-    (first, _) = sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
-    turns = read(first / "root.ipynb").iterations
+    turns = read(Path(run("print(first.notebook)").text.strip())).iterations
     assert [one.status for one in turns[0].cells] == ["error"]
     assert "ZeroDivisionError" in turns[1].message
     run(f"%%rlm_step -m {model}\nLook.")
