@@ -393,7 +393,7 @@ class Run:
                 home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
                 before_now = self._before(past, home) if past else None
                 review = None if self.review is None else partial(self._control.reviewing(self.review), home.look)
-                further = None if task.depth else self.further
+                further = None if task.depth or self.further is None else self._further
                 agent = Agent(
                     task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review, further
                 )
@@ -566,6 +566,12 @@ class Run:
         if call.name == "price":
             return priced(self.price, call.arguments)
         raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
+
+    def _further(self, answer: Answer, cancel: Cancellation) -> str | None:
+        """What a person says to the root's answer. Until then no call of it is to come, and none is kept for it."""
+        assert self.further is not None
+        self.ledger.release_agent("root")
+        return self.further(answer, cancel)
 
     def _finishing(self) -> float:
         return min(FINISHING, self.config.rlm.global_timeout / 10)

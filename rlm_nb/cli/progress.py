@@ -95,8 +95,9 @@ class Progress:
                 agent.activity = "reading the reply"
             case CellStarted(code=code):
                 agent.in_cell, agent.activity = True, code_headline(code)
-            case Iterated():
-                agent.in_cell, agent.activity = False, "between turns"
+            case Iterated(iteration=iteration):
+                answered = bool(iteration.cells) and iteration.cells[-1].final is not None
+                agent.in_cell, agent.activity = False, "answered" if answered else "between turns"
                 _end_those_below(agent, now)
             case Charged(cost=cost, usage=usage, balance=balance):
                 agent.cost, agent.usage = cost, usage

@@ -70,6 +70,11 @@ class Lab:
         page.goto(f"{self.url}{view}/{quote(name)}?token={self.token}{'&reset' if view == 'lab/tree' else ''}")
         opened = Notebook(page)
         expect(opened.cells.first).to_be_visible(timeout=1000 * PATIENCE)
+        # A page whose kernel is not there yet says that it is idle, too, and asks which one a cell is to be run in.
+        end = time.monotonic() + PATIENCE
+        while not any(one["path"] == name and one["kernel"]["connections"] for one in self._ask("GET", "api/sessions")):
+            assert time.monotonic() < end
+            page.wait_for_timeout(100)
         expect(page.locator(".jp-Notebook-ExecutionIndicator").first).to_have_attribute(
             "data-status", "idle", timeout=1000 * PATIENCE
         )

@@ -95,6 +95,28 @@ def test_the_stop_button_ends_the_run(lab: Lab, seen: Seen) -> None:
     expect(notebook.run(2)).to_contain_text("partial so far", timeout=SOON)
 
 
+def test_a_conversation_with_the_agent_kernel(lab: Lab, seen: Seen) -> None:
+    """Iterations stream into the output of a task; the interrupt ends it, and the next cell goes on."""
+    root = [
+        "I count.\n\n```python\nanswer = 40\n```",
+        cell("print('be' + 'gun'); import time; time.sleep(600)"),
+        cell("FINAL(answer + 2)"),
+    ]
+    model = write_script(lab.folder / "talk.yaml", {"root": root})
+    lab.write("talk.ipynb", f"%model {model}", "Count.", "Go on.", "%tree", kernel="rlm-agent")
+    notebook = lab.open(seen.page, "talk.ipynb")
+    expect(notebook.run(0)).to_contain_text("scripted:", timeout=SOON)
+    output = notebook.run(1)
+    expect(output.get_by_role("heading", name="Iteration 1")).to_be_visible(timeout=SOON)
+    expect(output).to_contain_text("begun", timeout=SOON)
+    seen.page.locator('.jp-NotebookPanel-toolbar [data-jp-item-name="interrupt"]').click()
+    expect(output).to_contain_text("stopped; the next cell goes on with what there is", timeout=SOON)
+    output = notebook.run(2)
+    expect(output.locator("pre", has_text="42").first).to_be_visible(timeout=SOON)
+    expect(output).not_to_contain_text("between turns")
+    expect(notebook.run(3)).to_contain_text("root.ipynb", timeout=SOON)
+
+
 def test_in_notebook_7(lab: Lab, seen: Seen) -> None:
     """The same server shows the same in Jupyter Notebook."""
     model = write_script(lab.folder / "seven.yaml", {"root": [cell("FINAL('seven')")]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from jupyter_client.manager import start_new_kernel
 
+from rlm_nb.ledger import BudgetFile
 from rlm_nb.notebook.reader import read
 from tests.jupyter.conftest import KEY, PLANTED, Kernel, started, write_script
 from tests.whole_runs.conftest import cell, check_record, until
@@ -79,13 +81,17 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def test_a_conversation(agent: Kernel, repository: Path, tmp_path: Path) -> None:
-    """A task, a word on the answer with the variables still there, the commands, the edits, and a word after that."""
+    """A task, a word on the answer with the variables still there, the commands, the edits, and a word after that.
+
+    While it waits for a word, no money is kept for it.
+    """
     look = "import os; print(os.environ.get('ANTHROPIC_API_KEY'), 'looked')"
     edit = cell(
         look, "edit_file('README.md', 'Says hello.', 'Says hello to all.')\nkept = 20", "FINAL('It is **done**.')"
     )
     replies = [edit, cell("FINAL(kept + len(rlm_query('Help')))"), cell("FINAL(kept + 2)")]
-    write_script(tmp_path / "script.yaml", {"root": replies, "root.1": [cell("FINAL('1')")]})
+    price = {"input": 3, "output": 15}
+    write_script(tmp_path / "script.yaml", {"root": replies, "root.1": [cell("FINAL('1')")]}, price=price)
     ran = agent.run("Greet everybody.")
     assert ran.reply["status"] == "ok", ran.text
     assert "None looked" in ran.text
@@ -95,6 +101,8 @@ def test_a_conversation(agent: Kernel, repository: Path, tmp_path: Path) -> None
     assert len(read(folder / "root.ipynb").iterations) == 2
     assert "root.1 · completed" in agent.run("%tree").text
     assert "agents" in agent.run("%budget").text
+    balance = BudgetFile.look(folder / "budget.json").balance(time.time())
+    assert balance.spent_cost > balance.reserved_cost == 0
     assert agent.run("%model").text.startswith("scripted:")
     assert "1 file changed" in agent.run("%apply").text
     assert "Says hello to all." in (repository / "README.md").read_text("utf-8")
