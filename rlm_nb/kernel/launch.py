@@ -59,6 +59,8 @@ class Launcher:
         self.forkserver = Forkserver() if warm and can_fork() else None
         host = self.forkserver.begin if self.forkserver is not None else None
         self._isolation = Isolation(isolation or IsolationSettings(), host)
+        # A processor does no more for being shared by many: the first kernels are ready soon, the last no later.
+        self._starting = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
         self.context = zmq.Context()
         self.context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self.context.setsockopt(zmq.LINGER, 0)
@@ -103,7 +105,8 @@ class Launcher:
             KernelStartError: The process could not be started at all.
             IsolationError: It could not be confined.
         """
-        return Process(self, folder, workdir, wire, limits, readable)
+        with self._starting:
+            return Process(self, folder, workdir, wire, limits, readable)
 
     def policy(self, readable: Sequence[Path], own: Sequence[Path], limits: Limits) -> Policy:
         """What a kernel may reach: what it may read, and what is its own. Raises `IsolationError`."""
@@ -122,6 +125,9 @@ class _Manager(AsyncKernelManager):  # type: ignore[misc]
     """jupyter_client's manager, which also tells its provisioner where to fork from."""
 
     forkserver: Forkserver | None = None
+
+    def _connect_control_socket(self) -> None:
+        """Connect none: it is for asking a kernel to shut down, and ours are ended by their supervisors."""
 
 
 class Process:
@@ -194,14 +200,14 @@ class Process:
                 raise KernelStartError(f"the kernel was not ready after {timeout:g} seconds{self._log_tail()}")
         while True:
             self._check_start(cancel)
-            if self.client.iopub_channel.socket.poll(200):
+            if self.client.iopub_channel.socket.poll(50):
                 message = messages.receive(self.client.iopub_channel)
                 if message is not None and message["msg_type"] == "iopub_welcome":
                     return
             elif time.monotonic() > end:
                 raise KernelStartError(f"the kernel's output channel was silent for {timeout:g} s{self._log_tail()}")
             else:
-                # ipykernel overlooks who subscribes while it sends something: its sockets tell of news only once.
+                # Who subscribes while something is sent may be overlooked: ZeroMQ's sockets tell of news only once.
                 self.client.iopub_channel.socket.unsubscribe(b"")
                 self.client.iopub_channel.socket.subscribe(b"")
 

@@ -126,6 +126,7 @@ class Outputs(IOPubThread):  # type: ignore[misc]
     def _really_send(self, message: list[Any], *args: Any, **kwargs: Any) -> None:
         if self._check_mp_mode() == MASTER:
             super()._really_send(message, *args, **kwargs)
+            self._see_who_listens()
             return
         context = zmq.Context()
         pipe = context.socket(zmq.REQ)
@@ -135,6 +136,11 @@ class Outputs(IOPubThread):  # type: ignore[misc]
         pipe.poll(HEARD)
         pipe.close()
         context.term()
+
+    def _see_who_listens(self) -> None:
+        """Welcome who subscribed while something was sent: a socket tells of news once, and sending hears it, too."""
+        while not self._stopped and self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._handle_subscription(self.socket.recv_multipart(zmq.NOBLOCK))
 
 
 def _own_socket() -> str | None:
