@@ -76,12 +76,7 @@ def test_new_cells_come_within_a_second_and_scroll_nothing(lab: Lab, seen: Seen)
         notebook.cells.append(markdown)
     write(path, notebook)
     show(seen.page, lab, "long.ipynb")
-    # What is further down is only rendered by and by.
-    seen.page.wait_for_function(
-        f"() => {{ {OUTER}.scrollTop = 3000; return {OUTER}.scrollTop > 2000 && {HEADINGS}.length > 0 }}", timeout=SOON
-    )
-    seen.page.wait_for_timeout(1000)
-    text, before = seen.page.evaluate(f"{HEADINGS}[0]")
+    text, before = reading_in_the_middle(seen.page)
     took = []
     for number in range(5):
         notebook.cells.append(nbformat.v4.new_code_cell(f"print('new {number}')"))
@@ -99,6 +94,22 @@ def test_new_cells_come_within_a_second_and_scroll_nothing(lab: Lab, seen: Seen)
     after = dict(seen.page.evaluate(HEADINGS))
     assert abs(after[text] - before) < 3
     assert seen.page.locator(".jp-mod-dirty").count() == 0
+
+
+def reading_in_the_middle(page: Page) -> tuple[str, float]:
+    """Scroll there, and wait until nothing moves any more: what is further down is only rendered by and by.
+
+    Returns:
+        The first heading that is in sight, and how far from the top it is.
+    """
+    seen: list[tuple[str, float]] = []
+    for _ in range(int(2 * PATIENCE)):
+        page.evaluate(f"if ({OUTER}.scrollTop < 2000) {OUTER}.scrollTop = 3000")
+        page.wait_for_timeout(500)
+        before, seen = seen, page.evaluate(HEADINGS)
+        if seen and seen == before and page.evaluate(f"{OUTER}.scrollTop") > 2000:
+            return seen[0]
+    raise AssertionError(seen)
 
 
 HEADINGS = """[...document.querySelectorAll('.jp-Notebook h2')]
