@@ -181,8 +181,8 @@ class KernelSettings(Section):
 class IsolationSettings(Section):
     """What cells are kept from."""
 
-    level: Literal["auto", "ns", "landlock", "none"] = "auto"
-    min_level: Literal["none", "landlock", "ns"] = "none"
+    level: Literal["auto", "ns", "landlock", "bwrap", "none"] = "auto"
+    min_level: Literal["none", "landlock", "bwrap", "ns"] = "none"
     network: Literal["none", "loopback", "host"] = "none"
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()

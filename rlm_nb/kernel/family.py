@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def end(ancestor: int, spare: int | None = None, apart: Container[int] = ()) -> None:
+def end(ancestor: int, spare: int | None = None, apart: Collection[int] = ()) -> None:
     """SIGKILL all descendants of a process, until there is nobody left.
 
     Args:
@@ -96,17 +96,17 @@ def end(ancestor: int, spare: int | None = None, apart: Container[int] = ()) -> 
                     if (group := os.getpgid(member.pid)) not in groups_apart:
                         _signal_group(group, signal.SIGKILL)
                     os.kill(member.pid, signal.SIGKILL)
-        reap(spare)
+        reap({spare, *apart})
         time.sleep(PAUSE)
     if spare is not None:
         with suppress(ProcessLookupError):
             os.kill(spare, signal.SIGCONT)
 
 
-def reap(spare: int | None = None) -> None:
-    """Wait for this process's children that have ended, but for the one that is spared."""
+def reap(spare: Container[int | None] = ()) -> None:
+    """Wait for this process's children that have ended, but for those that are spared."""
     for pid in children(os.getpid()):
-        if pid != spare:
+        if pid not in spare:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

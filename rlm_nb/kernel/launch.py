@@ -54,11 +54,13 @@ class Launcher:
     """
 
     def __init__(self, *, warm: bool = True, isolation: IsolationSettings | None = None) -> None:
+        isolation = isolation or IsolationSettings()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rlm-launcher", daemon=True)
-        self.forkserver = Forkserver() if warm and can_fork() else None
+        # What bubblewrap confines is run by it, and so begins cold.
+        self.forkserver = Forkserver() if warm and can_fork() and isolation.level != "bwrap" else None
         host = self.forkserver.begin if self.forkserver is not None else None
-        self._isolation = Isolation(isolation or IsolationSettings(), host)
+        self._isolation = Isolation(isolation, host)
         # A processor does no more for being shared by many: the first kernels are ready soon, the last no later.
         self._starting = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
         self.context = zmq.Context()

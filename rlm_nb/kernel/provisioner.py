@@ -234,7 +234,7 @@ class SupervisedProcess:
             raise KernelStartError("the kernel's supervisor ended before the kernel began")
         with suppress(psutil.NoSuchProcess):  # remembered with their start times: numbers are used again
             self._kernel = psutil.Process(self.pid)
-            self._supervisor = self._kernel.parent()
+            self._supervisor = _supervisor_of(self._kernel)
 
     def poll(self) -> int | None:
         """`None` while the kernel lives, else its exit code, below 0 for a signal."""
@@ -320,6 +320,13 @@ class SupervisedProcess:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def _supervisor_of(kernel: psutil.Process) -> psutil.Process | None:
+    """The grandchild of this process that the kernel descends from: between them there may be some of bubblewrap's."""
+    line = [kernel, *kernel.parents()]
+    ours = next((at for at, process in enumerate(line) if process.pid == os.getpid()), 0)
+    return line[ours - 2] if ours > 2 else None
 
 
 class Forkserver:

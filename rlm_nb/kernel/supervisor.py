@@ -18,11 +18,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from rlm_nb.kernel import family
-from rlm_nb.kernel.isolation.birth import Born, bear
+from rlm_nb.kernel.isolation import bubblewrap
+from rlm_nb.kernel.isolation.birth import Born, bear, become
 from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import VARIABLE, Limits
@@ -67,8 +69,8 @@ def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) ->
         # First the kernel's group, which on macOS is all that can be ended for sure; and the init, with which at once
         # everything ends that is in its namespaces.
         with suppress(ProcessLookupError):
-            if born.kernel:
-                os.killpg(born.kernel, signal.SIGKILL)
+            if born.child:
+                os.killpg(born.child, signal.SIGKILL)
         with suppress(ProcessLookupError):
             if born.init is not None:
                 os.kill(born.init, signal.SIGKILL)
@@ -80,8 +82,8 @@ def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) ->
 
 def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | None:
     """The kernel's exit code, or `None` when the controller let go first, or the kernel is to be killed."""
-    pid, apart = born.kernel, {born.init or 0}
-    watch = Watch(pid, limits, apart)
+    pid = born.kernel
+    watch = Watch(pid, limits, born.apart)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -89,16 +91,17 @@ def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | Non
     reprieved = -REPRIEVE
     while True:
         with suppress(ChildProcessError):
-            # The kernel stays unreaped, so that its number is not reused while its group is still to be killed.
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            # The child stays unreaped, so that its number is not reused while its group is still to be killed.
+            ended = os.waitid(os.P_PID, born.child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None:
-                return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                return 128 - code if born.monitor is not None and code > 128 else code
         ready, _, _ = select.select([side.fileno(), woken], [], [], watch.seconds())
         if side.fileno() in ready and not side.recv(64):
             return None
         if woken in ready:
             os.read(woken, 4096)
-            family.reap(pid)
+            family.reap({born.child})
         if (passed := watch.look()) is not None:
             limit, hopeless = passed
             spare = not hopeless and time.monotonic() > reprieved + REPRIEVE
@@ -106,7 +109,7 @@ def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | Non
                 side.send(REPORT.pack(limit, spare), socket.MSG_DONTWAIT)
             if not spare:
                 return None
-            family.end(os.getpid(), spare=pid, apart=apart)
+            family.end(os.getpid(), spare=pid, apart=born.apart)
             if limit == DISK:
                 os.kill(pid, signal.SIGINT)  # it may be the one that writes, and its cell can delete nothing meanwhile
             reprieved = time.monotonic()
@@ -134,21 +137,11 @@ def main() -> None:
         os.setsid()
         limits.apply()
 
-    def live() -> NoReturn:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            for descriptor in keep:
-                os.set_inheritable(descriptor, True)
-            os.chdir(cwd)
-            os.execv(command[0], command)
-        except OSError as error:
-            os.write(2, f"{command[0]} cannot be started: {error}\n".encode(errors="replace"))  # the log
-        finally:
-            os._exit(127)
-
     def start() -> Born:
-        born = bear(policy, prepare, live)
+        if policy.level == "bwrap":
+            born = bubblewrap.bear(policy, prepare, command, keep, cwd)
+        else:
+            born = bear(policy, prepare, partial(become, command, cwd, keep, os.environ))
         for descriptor in keep:
             os.close(descriptor)
         return born

@@ -10,11 +10,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from rlm_nb.kernel.isolation import system
-from rlm_nb.kernel.isolation.birth import bear
+from rlm_nb.kernel.isolation import bubblewrap, system
+from rlm_nb.kernel.isolation.birth import Born, bear
 from rlm_nb.kernel.isolation.policy import Policy
 
 
@@ -27,12 +28,16 @@ def attempt(asked: socket.socket) -> None:
             if child == 0:
                 try:
                     end_with(parent)
-                    report = bear(Policy.from_text(line), partial(end_with, os.getpid()), _end).report
+                    report = _bear(Policy.from_text(line), partial(end_with, os.getpid())).report
                     both.write(f"{report.as_text()}\n")
                     both.flush()
                 finally:
                     os._exit(0)
             os.waitpid(child, 0)
+
+
+def _bear(policy: Policy, prepare: Callable[[], None]) -> Born:
+    return bubblewrap.bear(policy, prepare) if policy.level == "bwrap" else bear(policy, prepare, _end)
 
 
 def end_with(parent: int) -> None:

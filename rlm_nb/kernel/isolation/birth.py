@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -23,6 +24,8 @@ from rlm_nb.kernel.isolation.report import Report
 PATIENCE = 20.0
 """Seconds that a process may take to be confined. It takes hundredths of one, unless a file system does not answer."""
 
+SILENT = "the process ended, or was silent, before it was confined"
+
 REFUSED = 78
 """The exit code of a process that could not be confined (EX_CONFIG of sysexits.h)."""
 
@@ -33,13 +36,24 @@ class Born:
 
     Args:
         kernel: Its number; 0 when there is none.
-        init: The number of the init of its namespaces, with whose end everything in them ends; `None` without.
+        init: The child of this process that is the init of its namespaces, with whose end everything in them ends;
+            `None` without.
         report: What it says of itself.
+        monitor: The child of this process that ends with the kernel, when that is no child itself; 128 and the number
+            of a signal is its exit code for a kernel that was ended by one.
+        apart: Processes of ours below this one.
     """
 
     kernel: int
     init: int | None
     report: Report
+    monitor: int | None = None
+    apart: frozenset[int] = frozenset()
+
+    @property
+    def child(self) -> int:
+        """Who ends when the kernel does; 0 when there is neither."""
+        return self.monitor or self.kernel
 
 
 def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn]) -> Born:
@@ -53,6 +67,8 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
         live: What it does after that.
     """
     init = None
+    if policy.level == "bwrap":
+        return Born(0, None, Report(policy.level, error="bubblewrap can only be run: see `bubblewrap.bear`"))
     try:
         if policy.level == "ns":
             init = _make_namespaces(policy)
@@ -63,12 +79,13 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
     if kernel == 0:
         try:
             os.close(reading)
-            _begin(policy, prepare, live, writing)
+            begin(policy, prepare, live, writing)
         finally:
             os._exit(REFUSED)
     os.close(writing)
     try:
-        return Born(kernel, init, _read(policy, reading))
+        report = read(reading) or Report(policy.level, error=SILENT)
+        return Born(kernel, init, report, apart=frozenset() if init is None else frozenset({init}))
     finally:
         os.close(reading)
 
@@ -88,8 +105,8 @@ def _make_namespaces(policy: Policy) -> int:
     return init
 
 
-def _begin(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int) -> NoReturn:
-    """As the process itself."""
+def begin(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int) -> NoReturn:
+    """As the process itself: be confined, say so on a descriptor, close that, and live; or end."""
     try:
         prepare()
         report = confine(policy)
@@ -107,14 +124,27 @@ def _tell(writing: int, report: Report) -> None:
     os.close(writing)
 
 
-def _read(policy: Policy, reading: int) -> Report:
-    """What the process says, once it has closed its end."""
+def read(reading: int) -> Report | None:
+    """What the process says, once it has closed its end; `None` for nothing."""
     data, end = b"", time.monotonic() + PATIENCE
     while select.select([reading], [], [], max(0.0, end - time.monotonic()))[0]:
         more = os.read(reading, 1 << 16)
         if not more:
             break
         data += more
-    if not data:
-        return Report(policy.level, error="the process ended, or was silent, before it was confined")
-    return Report.from_text(data.decode("utf-8", "replace"))
+    return Report.from_text(data.decode("utf-8", "replace")) if data else None
+
+
+def become(command: list[str], cwd: str, keep: Iterable[int], env: Mapping[str, str]) -> NoReturn:
+    """Run a program in this process's place, with the signals of a new one and these descriptors."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        for descriptor in keep:
+            os.set_inheritable(descriptor, True)
+        os.chdir(cwd)
+        os.execve(command[0], command, env)
+    except OSError as error:
+        os.write(2, f"{command[0]} cannot be started: {error}\n".encode(errors="replace"))  # the log
+    finally:
+        os._exit(127)

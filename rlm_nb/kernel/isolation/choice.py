@@ -15,13 +15,15 @@ from typing import Self
 
 from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError
-from rlm_nb.kernel.isolation import canaries, landlock
+from rlm_nb.kernel.isolation import bubblewrap, canaries, landlock
 from rlm_nb.kernel.isolation.detection import Detection, Host
 from rlm_nb.kernel.isolation.policy import Canaries, Level, Network, Policy, readable, searched, without_repeats
 from rlm_nb.kernel.isolation.report import Report
 from rlm_nb.processes import mark
 
-RANKS: Mapping[Level, int] = {"none": 0, "landlock": 1, "ns": 2}
+RANKS: Mapping[Level, int] = {"none": 0, "landlock": 1, "bwrap": 2, "ns": 2}
+
+_MADE: Mapping[Level, tuple[str, ...]] = {"ns": ("namespaces",), "bwrap": ("namespaces by bubblewrap",), "landlock": ()}
 
 _ROOM = 90
 """The longest path of a folder with sockets in it: those of a unix socket end at 107 bytes."""
@@ -41,6 +43,7 @@ class Choice:
         network: What they may connect to.
         landlock: The version of Landlock; `None` for none.
         root: Whether they belong to root.
+        set_user_id: Whether bubblewrap confines them with rights that we lack.
         read, write: What they may reach by the user's own wish.
     """
 
@@ -48,6 +51,7 @@ class Choice:
     network: Network = "none"
     landlock: int | None = None
     root: bool = False
+    set_user_id: bool = False
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
 
@@ -56,9 +60,7 @@ class Choice:
         """What is in force, in a few words."""
         if self.level == "none":
             return "none: cells run with the rights of the user who started the run"
-        walls = ["namespaces", *(["Landlock"] if self.landlock else []), "seccomp"]
-        if self.level == "landlock":
-            walls.remove("namespaces")
+        walls = [*_MADE[self.level], *(["Landlock"] if self.landlock else []), "seccomp"]
         reach = {"none": "no network", "loopback": "a network of their own", "host": "the network of this machine"}
         added = [
             f"{what} {', '.join(paths)}" for what, paths in (("reads", self.read), ("changes", self.write)) if paths
@@ -90,6 +92,11 @@ class Choice:
             ]
         elif not self.landlock:
             gaps.append("there is no Landlock behind the namespaces: a fault in those would be met by seccomp alone")
+        if self.set_user_id:
+            gaps += [
+                "bubblewrap is set-user-id root: /tmp and /dev/shm hold as much as the system allows them, and the "
+                "network, files and shared memory of a kernel are apart by its word, not by what we see"
+            ]
         if self.network == "host":
             gaps.append(
                 "cells can reach every server that you can, those of this machine included, and tell them things"
@@ -179,6 +186,7 @@ class Isolation:
             read=without_repeats((*readable(network), *self._read, *read)),
             write=without_repeats((*self._write, *write)),
             listed=searched(),
+            bubblewrap=bubblewrap.find() if level == "bwrap" else "",
             memory=memory,
             canaries=self._canaries,
         )
@@ -190,12 +198,12 @@ class Isolation:
             return [wished]
         # Without namespaces nothing keeps a root from changing whose its files are, and whom they are open to; and one
         # connection cannot be told from another.
-        alone = os.geteuid() != 0 and self._settings.network == "none" and self._settings.min_level != "ns"
+        alone = os.geteuid() != 0 and self._settings.network == "none" and RANKS[self._settings.min_level] < RANKS["ns"]
         return ["ns", *(["landlock"] if alone else [])]  # type: ignore[list-item]
 
     def _choose(self) -> Choice:
         settings, root = self._settings, os.geteuid() == 0
-        asked = Choice("none", settings.network, None, root, self._read, self._write)
+        asked = Choice("none", settings.network, None, root, read=self._read, write=self._write)
         if settings.level != "auto" and RANKS[settings.level] < RANKS[settings.min_level]:
             raise IsolationError(
                 f"isolation.level is {settings.level}: isolation.min_level allows no less than {settings.min_level}"
@@ -206,14 +214,15 @@ class Isolation:
             raise IsolationError(f"cells cannot be isolated on this system, only on Linux: {WITHOUT}")
         if settings.level == "landlock" and settings.network != "none":
             raise IsolationError(
-                f"isolation.network: {settings.network} needs namespaces (isolation.level: ns): without them, one "
-                "connection cannot be told from another"
+                f"isolation.network: {settings.network} needs namespaces (isolation.level: ns or bwrap): without them, "
+                "one connection cannot be told from another"
             )
         assert self._detection is not None
         reports = self._detection.reports()
         for level, report in reports.items():
             if report.fault is None:
-                return replace(asked, level=level, landlock=report.landlock)
+                set_user_id = level == "bwrap" and bubblewrap.is_set_user_id(bubblewrap.find())
+                return replace(asked, level=level, landlock=report.landlock, set_user_id=set_user_id)
         raise IsolationError(self._refusal(reports))
 
     def _refusal(self, reports: Mapping[Level, Report]) -> str:
@@ -221,10 +230,18 @@ class Isolation:
         if any(report.reached for report in reports.values()):
             what = "what is reached stands in the temporary folder: take that out of isolation.read and isolation.write"
             return f"cells cannot be isolated as you wish ({why}): {what}"
-        hints = [
-            "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-            "kernel.apparmor_restrict_unprivileged_userns; in a container, a /proc without masked parts)"
-        ]
-        if os.geteuid() == 0 and "landlock" not in reports:
+        if "bwrap" not in reports:
+            hints = [
+                "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+                "kernel.apparmor_restrict_unprivileged_userns; in a container, a /proc without masked parts)"
+            ]
+        elif reports["bwrap"].fault == bubblewrap.MISSING:
+            hints = ["install the package `bubblewrap`"]
+        else:
+            hints = [
+                "let bubblewrap, of version 0.8, make user namespaces (a profile of AppArmor for it, or set-user-id "
+                "root; in a container, a /proc without masked parts)"
+            ]
+        if os.geteuid() == 0 and self._settings.level == "auto":
             hints.append("run rlm-nb as a user other than root, for whom Landlock and seccomp may be enough")
         return f"cells cannot be isolated on this machine ({why}): {'; or '.join([*hints, WITHOUT])}"

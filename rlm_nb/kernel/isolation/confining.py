@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlm_nb.kernel.isolation import canaries, landlock, namespaces, seccomp, system
+from rlm_nb.kernel.isolation import canaries, landlock, namespaces, plan, seccomp, system
 from rlm_nb.kernel.isolation.policy import DEVICES, Policy
 from rlm_nb.kernel.isolation.report import Report
 
@@ -32,7 +32,7 @@ OF_THE_SYSTEM = (
 def foresee(policy: Policy) -> None:
     """Work out once what is the same for all processes under such a policy that are forked from this one."""
     if policy.level == "ns":
-        namespaces.foresee(policy)
+        plan.foresee(policy)
     if policy.level != "none":
         _filter(policy)
 
@@ -40,33 +40,34 @@ def foresee(policy: Policy) -> None:
 def confine(policy: Policy) -> Report:
     """Keep this process, and all that it will start, from everything that the policy does not name.
 
-    At level `ns` the caller is the second process in the new namespaces, which is to build and to live in them.
+    At level `ns` the caller is the second process in the new namespaces, which is to build and to live in them; at
+    level `bwrap` it is in a world that has been built.
 
     Raises:
         OSError: A step failed; this process must not go on.
     """
     if policy.level == "none":
         return Report("none")
-    private = policy.level == "ns"
-    if private:
+    if policy.level == "ns":
         namespaces.build(policy)
     system.give_up_capabilities()
     system.gain_nothing()
-    abi = _landlock(policy, private=private)
+    abi = _landlock(policy)
     seccomp.install(_filter(policy))
     return Report(policy.level, landlock=abi, reached=tuple(canaries.reached(policy.canaries)))
 
 
 def _filter(policy: Policy) -> bytes:
-    return seccomp.program(policy.network, connect=policy.level == "ns")
+    return seccomp.program(policy.network, connect=policy.apart)
 
 
-def _landlock(policy: Policy, *, private: bool) -> int | None:
+def _landlock(policy: Policy) -> int | None:
+    private = policy.apart
     proc: Iterable[str] = ("/proc",) if private else (f"/proc/{name}" for name in OF_THE_SYSTEM)
     try:
         return landlock.restrict(
             read=(*policy.read, *proc),
-            write=(*policy.write, *(namespaces.PRIVATE if private else SHARED)),
+            write=(*policy.write, *(plan.PRIVATE if private else SHARED)),
             devices=(*DEVICES, *(TERMINALS if private else ())),
             # A package that is installed as a link is found by looking through the folder that it is in. In a world of
             # its own, no folder has anything else in it.

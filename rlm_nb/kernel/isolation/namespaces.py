@@ -7,21 +7,18 @@ end; the second builds the world and lives in it. See namespaces(7), pivot_root(
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import signal
 import socket
-import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from typing import NoReturn
 
 from rlm_nb.kernel.isolation import system
-from rlm_nb.kernel.isolation.policy import DEVICES, Policy
+from rlm_nb.kernel.isolation.plan import PRIVATE, Bind, plan
+from rlm_nb.kernel.isolation.policy import Policy
 
 KINDS = ("user", "mnt", "pid", "net", "ipc", "uts")
 
@@ -36,14 +33,16 @@ _NEW = {
 }
 _NO_SUID, _NO_DEVICES, _NO_EXECUTION, _RECURSIVE, _PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 _ATTRIBUTE_READ_ONLY, _ATTRIBUTE_NO_SUID, _ATTRIBUTE_NO_DEVICES = 1, 2, 4
+_ATTRIBUTES = {
+    "read": _ATTRIBUTE_READ_ONLY | _ATTRIBUTE_NO_SUID | _ATTRIBUTE_NO_DEVICES,
+    "write": _ATTRIBUTE_NO_SUID | _ATTRIBUTE_NO_DEVICES,
+    "device": _ATTRIBUTE_NO_SUID,
+}
 _HERE, _AT_RECURSIVE, _CLONE, _CLOSE_ON_EXEC, _EMPTY_PATH, _DETACH = -100, 0x8000, 1, os.O_CLOEXEC, 4, 2
 _SIOCSIFFLAGS, _UP, _RUNNING = 0x8914, 0x1, 0x40
 
 ROOT = "/tmp"
 """Where the new world is built: any folder will do, for only the builder sees what is mounted on it."""
-
-PRIVATE = ("/tmp", "/dev/shm")
-"""Empty at first, in memory, and seen by nobody else."""
 
 
 def kinds(policy: Policy) -> tuple[str, ...]:
@@ -96,7 +95,7 @@ def build(policy: Policy) -> None:
     """Make a root that holds what the policy names and nothing else, and live in it."""
     _unshare(["mnt"])
     system.mount(None, "/", None, _RECURSIVE | _PRIVATE)
-    binds, links = _plan(policy)
+    binds, links = plan(policy)
     trees = []
     for bind in binds:
         with suppress(FileNotFoundError):  # gone since
@@ -122,93 +121,13 @@ def build(policy: Policy) -> None:
         _switch_loopback_on()
 
 
-@dataclass(frozen=True)
-class _Bind:
-    """Something of the old world that is to be in the new one, at the same place."""
-
-    path: str
-    is_folder: bool
-    attributes: int
-
-
-def foresee(policy: Policy) -> None:
-    """Find out once, for all processes that are forked from this one, what of the system is where."""
-    for path in (*policy.read, *DEVICES):
-        with suppress(FileNotFoundError):
-            _locate(path)
-
-
-def _plan(policy: Policy) -> tuple[list[_Bind], dict[str, str]]:
-    """What is to be there, outer folders first, and the symbolic links that lead to it."""
-    found: dict[str, tuple[int, bool]] = {}
-    links: dict[str, str] = {}
-    changing = _ATTRIBUTE_NO_SUID | _ATTRIBUTE_NO_DEVICES
-    for paths, attributes in (
-        (policy.read, _ATTRIBUTE_READ_ONLY | changing),
-        (policy.write, changing),
-        (DEVICES, _ATTRIBUTE_NO_SUID),
-    ):
-        for path in paths:
-            with suppress(FileNotFoundError):
-                real, is_folder, passed = _locate(path)
-                links.update(passed)
-                found[real] = attributes, is_folder
-    binds = []
-    for path in sorted(found, key=lambda path: path.count("/")):
-        attributes, is_folder = found[path]
-        above = next((found[parent][0] for parent in _above(path) if parent in found), None)
-        if above != attributes:
-            binds.append(_Bind(path, is_folder, attributes))
-    return binds, links
-
-
-def _above(path: str) -> Iterator[str]:
-    """The folders that a path is in, the innermost first."""
-    while path != "/":
-        path = path.rpartition("/")[0] or "/"
-        yield path
-
-
-@cache
-def _locate(path: str) -> tuple[str, bool, tuple[tuple[str, str], ...]]:
-    """The path without symbolic links, whether a folder is there, and the links on the way.
-
-    Raises `FileNotFoundError` where there is nothing: that may come yet.
-    """
-    links: dict[str, str] = {}
-    real = _follow(path, links)
-    return real, stat.S_ISDIR(os.lstat(real).st_mode), tuple(links.items())
-
-
-def _follow(path: str, links: dict[str, str]) -> str:
-    """The path without symbolic links on the way; notes those, since programs go by them."""
-    waiting, real = path.split("/")[::-1], ""
-    for _ in range(1000):
-        if not waiting:
-            return real or "/"
-        part = waiting.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            real = real.rpartition("/")[0]
-            continue
-        here = f"{real}/{part}"
-        if not os.path.islink(here):  # noqa: PTH114
-            real = here
-            continue
-        links[here] = target = os.readlink(here)  # noqa: PTH115
-        waiting += target.split("/")[::-1]
-        real = "" if target.startswith("/") else real
-    raise OSError(errno.ELOOP, f"{path}: {os.strerror(errno.ELOOP)}")
-
-
 def _clone(path: str) -> int:
     """A copy of what is mounted there, with all below it, that is nowhere yet."""
     flags = ctypes.c_uint(_CLONE | _CLOSE_ON_EXEC | _AT_RECURSIVE)
     return system.call(f"open_tree {path}", _OPEN_TREE, ctypes.c_int(_HERE), os.fsencode(path), flags)
 
 
-def _attach(bind: _Bind, tree: int) -> None:
+def _attach(bind: Bind, tree: int) -> None:
     place = f"{ROOT}{bind.path}"
     if not os.path.lexists(place):
         os.makedirs(place if bind.is_folder else os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
@@ -217,7 +136,7 @@ def _attach(bind: _Bind, tree: int) -> None:
     to = (ctypes.c_int(_HERE), os.fsencode(place), ctypes.c_uint(_EMPTY_PATH))
     system.call(f"move_mount {bind.path}", _MOVE_MOUNT, ctypes.c_int(tree), b"", *to)
     os.close(tree)
-    _set(place, bind.attributes)
+    _set(place, _ATTRIBUTES[bind.kind])
 
 
 def _furnish() -> None:

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-Level = Literal["ns", "landlock", "none"]
-"""`ns`: namespaces, Landlock and seccomp; `landlock`: the latter two, and no connections at all; `none`."""
+Level = Literal["ns", "bwrap", "landlock", "none"]
+"""`ns`: namespaces, Landlock and seccomp; `bwrap`: the same, but that bubblewrap makes the namespaces; `landlock`: the
+latter two, and no connections at all; `none`."""
 
 Network = Literal["none", "loopback", "host"]
 
@@ -94,6 +95,7 @@ class Policy:
         read: Files and folders that it may read; those that are not there are left out.
         write: Folders that it may change, too.
         listed: Folders of which it may read the names, and those below, where there are no namespaces.
+        bubblewrap: Where this program is, at level `bwrap`; empty where there is none.
         memory: Bytes that its `/tmp` and its `/dev/shm` may take, each; `None` for what the system allows.
         canaries: What is tried before anything else runs; nothing is, without.
     """
@@ -103,8 +105,14 @@ class Policy:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    bubblewrap: str = ""
     memory: int | None = None
     canaries: Canaries | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is in a world of its own, in which there is nothing else."""
+        return self.level in ("ns", "bwrap")
 
     @classmethod
     def from_text(cls, text: str) -> Self:
