@@ -43,7 +43,12 @@ def plan(policy: Policy) -> tuple[list[Bind], dict[str, str]]:
     """What is to be there, outer folders first, and the symbolic links that lead to it."""
     found: dict[str, tuple[Kind, bool]] = {}
     links: dict[str, str] = {}
-    for kind, paths in (("read", policy.read), ("write", policy.write), ("device", DEVICES)):
+    wanted: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+        ("read", policy.read),
+        ("write", policy.write),
+        ("device", DEVICES),
+    )
+    for kind, paths in wanted:
         for path in paths:
             with suppress(FileNotFoundError):
                 real, is_folder, passed = _locate(path)

@@ -101,6 +101,7 @@ def main(level: str, warm: str, network: str) -> None:
         report: dict[str, Any] = {
             "level": launcher.confinement().level,
             "landlock": launcher.confinement().landlock,
+            "gaps": launcher.confinement().gaps,
             "work": said("work.py", "done(EVERYWHERE)"),
             "work in namespaces": said("work.py", "done(IN_NAMESPACES)"),
             "attempts": said("attempts.py", "tried(EVERYWHERE)"),

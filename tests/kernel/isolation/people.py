@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NOBODY = 65534
+NOBODY = 60000
+"""Not 65534, which stands for all users that have no number, and whom a set-user-id bubblewrap cannot map."""
+
 ROOT = Path(__file__).parents[3]
 _NEW_MOUNTS, _PRIVATE, _BIND = 0x20000, (1 << 18) | (1 << 14), (1 << 12) | (1 << 14)
 

@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -53,19 +54,48 @@ OPEN = {
 }
 """Attempts that succeed on any machine, without isolation and without rights: these tests see what they are to see."""
 
+TAIL = "a daemon of a cell's"
+
+DAEMON = f"""
+import subprocess, sys
+inner = "import os, time; os.setsid(); os.fork() and os._exit(0); open('there', 'w').close(); time.sleep(300)"
+subprocess.run([sys.executable, "-c", inner, {TAIL!r}], env={{}}, check=True)
+import os, time
+while not os.path.exists("there"): time.sleep(0.01)
+"""
+
+CONTROLLER = """
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from rlm_nb.config import IsolationSettings
+from rlm_nb.kernel.launch import Launcher
+from tests.kernel.conftest import Bench
+
+with ExitStack() as stack:
+    launcher = stack.enter_context(Launcher(isolation=IsolationSettings(level=sys.argv[3])))
+    bench = Bench(stack, launcher, Path(sys.argv[1]))
+    bench.run(sys.argv[2])
+    print("running", flush=True)
+    bench.run("while True: pass")
+"""
+
 Report = dict[str, Any]
 
 
-def report(user: str, *how: str) -> Report:
+def report(user: str, *how: str, **more: Any) -> Report:
     """What a controller of this user's says that its kernels could do."""
-    done = people.run(user, "tests.kernel.isolation.controller", *how)
+    done = people.run(user, "tests.kernel.isolation.controller", *how, **more)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
     return found
 
 
-@pytest.fixture(scope="module", params=[(user, level) for user in USERS for level in ("ns", "landlock")], ids="-".join)
+WAYS = [(user, level) for user in USERS for level in ("ns", "landlock", "bwrap")]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids="-".join)
 def confined(request: pytest.FixtureRequest) -> Report:
     """The report of one user, at one level that this machine can hold."""
     user, level = request.param
@@ -75,7 +105,7 @@ def confined(request: pytest.FixtureRequest) -> Report:
 
 def test_the_level_is_in_force(confined: Report) -> None:
     """The kernel is at the level that was asked for; its controller sees it under its own number, and it answers."""
-    assert confined["level"] in ("ns", "landlock")
+    assert confined["level"] in ("ns", "landlock", "bwrap")
     assert confined["seen"]
     assert confined["answered"] == "1.5\n"
 
@@ -84,15 +114,15 @@ def test_nothing_forbidden_can_be_done(confined: Report) -> None:
     """Files, processes, sockets and the system: no attempt succeeds, and what was planted is as it was."""
     assert _done(confined["attempts"]) == set()
     assert confined["unharmed"]
-    if confined["level"] == "ns":  # two walls: that the inner one is there shows where the outer one is of no avail
+    if confined["level"] != "landlock":  # two walls: that the inner one is there shows where the outer is of no avail
         assert "Read-only" in confined["attempts"]["change this Python"]
         assert "No such file" in confined["attempts"]["read a secret"]
     assert confined["other is well"] == "ok"
 
 
 def test_namespaces_hide_what_landlock_shows(confined: Report) -> None:
-    """At level `ns` not even a name, a time or a permission can be reached; at `landlock` they can, as `gaps` say."""
-    if confined["level"] == "ns":
+    """In namespaces not even a name, a time or a permission can be reached; at `landlock` they can, as `gaps` say."""
+    if confined["level"] != "landlock":
         assert _done(confined["attempts in namespaces"]) == set()
     else:
         assert "see a secret" in _done(confined["attempts in namespaces"])
@@ -101,7 +131,7 @@ def test_namespaces_hide_what_landlock_shows(confined: Report) -> None:
 def test_common_work_is_done(confined: Report) -> None:
     """git, pytest, processes, a compiler, environments, commands, files in memory, and what the settings have added."""
     assert _undone(confined["work"]) == {}
-    if confined["level"] == "ns":
+    if confined["level"] != "landlock":
         assert _undone(confined["work in namespaces"]) == {}
         assert confined["forked"] == "from a child\n"
     assert confined["command"].split() == ["from", "a", "command"]
@@ -207,17 +237,95 @@ def test_what_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
         isolation.policy((), (), None)
 
 
-def test_cells_can_be_interrupted_and_limits_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["ns", "bwrap"])
+def test_cells_can_be_interrupted_and_limits_hold(tmp_path: Path, level: Literal["ns", "bwrap"]) -> None:
     """A cell that runs too long or fills the disk is interrupted, one that takes too much memory told; all goes on."""
-    _need("ns")
+    _need(level)
     with ExitStack() as stack:
-        launcher = stack.enter_context(Launcher(isolation=IsolationSettings(level="ns")))
-        bench = Bench(stack, launcher, tmp_path, cell_timeout=1.5, memory_limit="512MiB", disk_limit="24MiB")
+        launcher = stack.enter_context(Launcher(isolation=IsolationSettings(level=level)))
+        bench = Bench(
+            stack,
+            launcher,
+            tmp_path,
+            cell_timeout=1.5,
+            memory_limit="512MiB",
+            disk_limit="24MiB",
+            file_size="48MiB",
+            processes=20,
+        )
         assert bench.run("x = 1\nwhile True: pass").error is not None
         full = bench.run("import time\nopen('full', 'wb').write(bytes(32 << 20))\ntime.sleep(9)")
         assert any("held more than 24 MiB" in event for event in full.events)
         assert (bench.run("b = bytes(1 << 30)").error or "").startswith("MemoryError")
-        assert text(bench.run("print(x)").outputs) == "1\n"
+        assert (bench.run("open('/tmp/large', 'wb').write(bytes(49 << 20))").error or "").startswith(
+            "OSError: [Errno 27]"
+        )
+        assert text(bench.run("import os\nos.remove('/tmp/large'), os.remove('full')\nprint(x)").outputs) == "1\n"
+        many = bench.run("import subprocess\nl = [subprocess.Popen(['sleep', '9']) for _ in range(30)]\ntime.sleep(1)")
+        assert any("more than 20 processes" in event for event in many.events)
+        assert "exit code 3" in (bench.run("os._exit(3)").error or "")
+        assert "signal SIGSEGV" in (bench.run("import ctypes; ctypes.string_at(0)").error or "")
+        assert "signal SIGKILL" in (bench.run("import os; os.kill(os.getpid(), 9)").error or "")
+
+
+@pytest.mark.parametrize("level", ["ns", "landlock", "bwrap"])
+def test_nothing_survives_the_controllers_sigkill(tmp_path: Path, level: str) -> None:
+    """SIGKILL of the controller in mid-cell: within a second all is gone, a daemon included that left its session."""
+    _need(level)
+    command = [sys.executable, "-c", CONTROLLER, str(tmp_path), DAEMON, level]
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as folder,  # what nobody can remove then, the next run does
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=people.ROOT, env=os.environ | {"TMPDIR": folder}
+        ) as controller,
+    ):
+        assert controller.stdout is not None
+        said = controller.stdout.readline()
+        family = psutil.Process(controller.pid).children(recursive=True)
+        commands = [process.cmdline() for process in family]
+        controller.kill()
+        killed = time.monotonic()
+        until(lambda: not any(_lives(process) for process in family))
+        assert time.monotonic() - killed < 1
+    assert said == "running\n"
+    assert any(command[-1:] == [TAIL] for command in commands)  # the daemon, seen from outside
+
+
+def test_a_bubblewrap_that_is_not_there_or_fails_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for it hears what to install, or what it says itself; less than `min_level` it is not."""
+    settings = IsolationSettings(level="bwrap", min_level="ns")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Isolation(settings) as isolation, pytest.raises(IsolationError, match="install the package `bubblewrap`"):
+        isolation.choice()
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho bwrap: No permissions to create new namespace >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    with Isolation(settings) as isolation, pytest.raises(IsolationError, match="No permissions to create new namesp"):
+        isolation.choice()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a program set-user-id root")
+def test_a_bubblewrap_that_is_set_user_id_root(clean_environment: Path) -> None:
+    """Where only root may make namespaces, such a program does it for others, and kernels are confined as elsewhere."""
+    _need("bwrap")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        if os.statvfs(folder).f_flag & os.ST_NOSUID:
+            pytest.skip("/tmp is mounted such that no program in it is set-user-id")
+        Path(folder).chmod(0o755)
+        program = Path(shutil.copy(str(shutil.which("bwrap")), folder))
+        program.chmod(0o4755)
+        found = report(
+            "nobody", "bwrap", "cold", "loopback", env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+        )
+    assert _done(found["attempts"] | found["attempts in namespaces"]) == {"send by UDP"}  # to nobody
+    assert _undone(found["work"] | found["work in namespaces"]) == {}
+    assert _done(found["network"]) == {"talk to itself"}
+    assert any("set-user-id" in gap for gap in found["gaps"])
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _done(attempts: dict[str, str]) -> set[str]:
@@ -233,6 +341,14 @@ def _need(level: str) -> None:
     if level == "landlock":
         if not landlock.exists():
             pytest.skip("this system has no Landlock, or has it switched off")
+        return
+    if level == "bwrap":
+        made = ("--unshare-all", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/usr", "/usr")
+        links = [option for lib in ("lib", "lib64") for option in ("--symlink", f"usr/{lib}", f"/{lib}")]
+        if shutil.which("bwrap") is None:
+            pytest.skip("bubblewrap is not installed")
+        if subprocess.run(["bwrap", *made, *links, "/usr/bin/true"], capture_output=True).returncode:
+            pytest.skip("bubblewrap may not make namespaces, or a /proc in them, here")
         return
     everything = ("--user", "--map-root-user", "--mount", "--pid", "--net", "--fork", "--mount-proc")
     if (
