@@ -126,7 +126,8 @@ class Outputs(IOPubThread):  # type: ignore[misc]
     def _really_send(self, message: list[Any], *args: Any, **kwargs: Any) -> None:
         if self._check_mp_mode() == MASTER:
             super()._really_send(message, *args, **kwargs)
-            self._see_who_listens()
+            if self._is_master_process():  # where nothing may be connected, forked processes come here, too
+                self._see_who_listens()
             return
         context = zmq.Context()
         pipe = context.socket(zmq.REQ)
