@@ -233,7 +233,8 @@ class Isolation:
         if "bwrap" not in reports:
             hints = [
                 "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-                "kernel.apparmor_restrict_unprivileged_userns; in a container, a /proc without masked parts)"
+                "kernel.apparmor_restrict_unprivileged_userns; in a container, a /proc without masked parts)",
+                "ask for bubblewrap, where it may make them (isolation.level: bwrap)",
             ]
         elif reports["bwrap"].fault == bubblewrap.MISSING:
             hints = ["install the package `bubblewrap`"]

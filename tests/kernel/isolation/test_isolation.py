@@ -54,12 +54,10 @@ OPEN = {
 }
 """Attempts that succeed on any machine, without isolation and without rights: these tests see what they are to see."""
 
-TAIL = "a daemon of a cell's"
-
-DAEMON = f"""
+DAEMON = """
 import subprocess, sys
 inner = "import os, time; os.setsid(); os.fork() and os._exit(0); open('there', 'w').close(); time.sleep(300)"
-subprocess.run([sys.executable, "-c", inner, {TAIL!r}], env={{}}, check=True)
+subprocess.run([sys.executable, "-c", inner], env={}, check=True)
 import os, time
 while not os.path.exists("there"): time.sleep(0.01)
 """
@@ -282,13 +280,12 @@ def test_nothing_survives_the_controllers_sigkill(tmp_path: Path, level: str) ->
         assert controller.stdout is not None
         said = controller.stdout.readline()
         family = psutil.Process(controller.pid).children(recursive=True)
-        commands = [process.cmdline() for process in family]
         controller.kill()
         killed = time.monotonic()
         until(lambda: not any(_lives(process) for process in family))
         assert time.monotonic() - killed < 1
     assert said == "running\n"
-    assert any(command[-1:] == [TAIL] for command in commands)  # the daemon, seen from outside
+    assert len(family) >= 4  # what starts kernels, a supervisor, a kernel, its daemon
 
 
 def test_a_bubblewrap_that_is_not_there_or_fails_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
