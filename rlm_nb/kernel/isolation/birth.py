@@ -66,12 +66,12 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
         prepare: What it does before that.
         live: What it does after that.
     """
-    init = None
+    init = held = None
     if policy.level == "bwrap":
         return Born(0, None, Report(policy.level, error="bubblewrap can only be run: see `bubblewrap.bear`"))
     try:
         if policy.level == "ns":
-            init = _make_namespaces(policy)
+            init, held = _make_namespaces(policy)
         reading, writing = os.pipe()
         kernel = os.fork()
     except OSError as error:
@@ -79,6 +79,8 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
     if kernel == 0:
         try:
             os.close(reading)
+            if held is not None:
+                os.close(held)  # else it would keep its own init alive
             begin(policy, prepare, live, writing)
         finally:
             os._exit(REFUSED)
@@ -90,8 +92,8 @@ def bear(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoRetur
         os.close(reading)
 
 
-def _make_namespaces(policy: Policy) -> int:
-    """Go into them, and start their init; returns its number."""
+def _make_namespaces(policy: Policy) -> tuple[int, int]:
+    """Go into them, and start their init; returns its number, and a descriptor: with who has it open, the init ends."""
     namespaces.leave(policy)
     lifeline, held = os.pipe()
     init = os.fork()
@@ -101,8 +103,8 @@ def _make_namespaces(policy: Policy) -> int:
             namespaces.be_init(lifeline)
         finally:
             os._exit(REFUSED)
-    os.close(lifeline)  # its other end stays open for as long as this process lives
-    return init
+    os.close(lifeline)
+    return init, held
 
 
 def begin(policy: Policy, prepare: Callable[[], None], live: Callable[[], NoReturn], writing: int) -> NoReturn:

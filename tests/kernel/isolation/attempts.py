@@ -12,6 +12,7 @@ import fcntl
 import os
 import platform
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,6 +142,16 @@ def type_into_a_terminal() -> None:
                 raise
 
 
+def read_a_command() -> None:
+    assert b"bystander" in Path(f"/proc/{PLANTED['bystander']}/cmdline").read_bytes()
+
+
+def make_a_device() -> None:
+    """One that stands for nothing, which no right is needed for; Landlock alone denies it."""
+    os.mknod("device", stat.S_IFCHR | 0o600, 0)
+    os.unlink("device")
+
+
 def a_signal(pid: int) -> None:
     os.kill(pid, 0)
 
@@ -201,12 +212,15 @@ EVERYWHERE = {
     "cut this Python": cut_to_nothing,
     "make a file beside this Python": lambda: make(f"{os.path.dirname(PLANTED['python'])}/made.py"),
     "make a file in /usr": lambda: open_for_writing("/usr", os.O_TMPFILE),
+    "make a device": make_a_device,
     "read the shadow file": lambda: os.close(os.open("/etc/shadow", os.O_RDONLY)),
     "read a process's variables": lambda: read(f"/proc/{PLANTED['bystander']}/environ"),
     "read a process's memory": lambda: os.close(os.open(f"/proc/{PLANTED['bystander']}/mem", os.O_RDONLY)),
     "change a setting of the system": lambda: open_for_writing("/proc/sys/kernel/domainname"),
+    "read a process's command": read_a_command,
     "signal the controller": lambda: a_signal(PLANTED["controller"]),
     "signal a bystander": lambda: a_signal(PLANTED["bystander"]),
+    "signal the first process": lambda: a_signal(1),
     "trace a bystander": trace,
     "look into a bystander's memory": look_into_memory,
     "take a descriptor": take_a_descriptor,

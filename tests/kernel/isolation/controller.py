@@ -21,6 +21,7 @@ from rlm_nb.kernel.launch import Launcher
 from tests.kernel.conftest import Bench, text
 
 HERE = Path(__file__).parent
+PLACES = ("/", "/usr", "/proc", "/tmp", "/dev/shm", "/dev/null", ".")
 SECRET = "planted-0123456789"
 
 
@@ -113,6 +114,7 @@ def main(level: str, warm: str, network: str) -> None:
             ),
             "added": ran(f"print(open({planted['python']!r}).read())"),
             "seen": psutil.Process(process.pid).cmdline() != [] and psutil.Process(process.pid).ppid() > 1,
+            "mounts": json.loads(ran(f"import json\nprint(json.dumps({{p: os.statvfs(p).f_flag for p in {PLACES}}}))")),
             "network": said("attempts.py", "tried(OF_A_NETWORK)"),
             "answered": ran("print(budget()['left_usd'])"),
             "other is well": other.run("open('theirs').read()").status,
