@@ -14,6 +14,9 @@ Status = Literal["completed", "partial", "error"]
 CellStatus = Literal["ok", "error", "interrupted", "timeout", "died"]
 """How a cell ended. `timeout` was interrupted by us, `died` took its kernel along."""
 
+BY_A_PERSON = "A person who is attached to the kernel interrupted the cell."
+"""The error of such a cell; any other one that was interrupted was stopped together with its agent."""
+
 StopReason = Literal["end", "max_tokens", "refusal"]
 """Why a model stopped writing, in the words of no provider in particular."""
 
@@ -245,7 +248,7 @@ class CellResult:
         overflow: The file with the full text, when the outputs were capped.
         final: What `FINAL` was given, if it was called and the cell ended well.
         number: Which of the agent's cells it is, counted from 1; a new kernel does not begin anew.
-        human: Whether a person wrote it, in the place of what the model had proposed.
+        human: Whether a person wrote it: in the place of what the model had proposed, or attached to the kernel.
     """
 
     code: str
@@ -262,6 +265,11 @@ class CellResult:
     final: Answer | None = None
     number: int = 0
     human: bool = False
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it was stopped with its agent, and is run again when that goes on."""
+        return self.status == "interrupted" and self.error != BY_A_PERSON
 
 
 @dataclass(frozen=True)
@@ -499,6 +507,13 @@ class CellOutput(Event):
     number: int
     index: int
     outputs: tuple[Output, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attended(Event):
+    """A person who is attached to the agent's kernel has run a cell in it, between two of the agent's."""
+
+    cell: CellResult
 
 
 @dataclass(frozen=True)

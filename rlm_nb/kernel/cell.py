@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlm_nb.kernel.outputs import CellOutputs
-from rlm_nb.records import Answer, BridgeCall, Output
+from rlm_nb.records import JSON, Answer, BridgeCall, Output
 
 OnOutput = Callable[[Sequence[Output]], None]
 
@@ -20,12 +21,35 @@ MAX_CALLS, MAX_RECORDED = 2000, 16_000_000
 UNRECORDED = "This cell asked so much of its controller that not all of it is recorded."
 
 
+@dataclass(frozen=True)
+class Request:
+    """How a person who is attached asked for a cell.
+
+    Args:
+        header: That of his message; what the kernel says of the cell names it.
+        options: What the kernel is told beside the code.
+    """
+
+    header: Mapping[str, Any]
+    options: Mapping[str, JSON]
+
+
 @dataclass
 class Cell:
-    """What is known of a cell while it runs, and while its threads may still print."""
+    """What is known of a cell while it runs, and while its threads may still print.
+
+    Args:
+        outputs: What it has put out.
+        on_output: Told of that.
+        asked: How a person asked for it; `None` for a cell of the agent's.
+    """
 
     outputs: CellOutputs
     on_output: OnOutput | None
+    asked: Request | None = None
+    header: Mapping[str, Any] = field(default_factory=dict)
+    reply: Mapping[str, Any] | None = None
+    broken_off: bool = False
     started: float = field(default_factory=time.time)
     final: Answer | None = None
     calls: list[BridgeCall] = field(default_factory=list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,22 +17,30 @@ from rlm_nb.bridge.server import Call, Handler, details_of
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import KernelSettings
 from rlm_nb.errors import BridgeError, KernelDiedError, RLMError
-from rlm_nb.kernel.cell import Cell, OnOutput
+from rlm_nb.kernel import door
+from rlm_nb.kernel.cell import Cell, OnOutput, Request
 from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.messages import Message
 from rlm_nb.kernel.outputs import CellOutputs, valid
+from rlm_nb.kernel.people import People
 from rlm_nb.kernel.session import Session
+from rlm_nb.kernel.turns import Turns
 from rlm_nb.records import JSON, Answer, BridgeCall, CellResult
 
 GONE = "Its variables and imports are gone; the files in the worktree are as they were."
 
 ANEW = "A new kernel was started for this cell."
 
+NOT_YOURS = "FINAL is the agent's to call, not that of a person who is attached to its kernel"
+
+STANDS_BACK = "the agent is to be stopped"
+
 WAITING_CALLS = ("rlm_query", "llm_query")
 """Calls during which a cell's clock stands still."""
 
 
 class KernelClient:
-    """A kernel and its bridge, restarted when need be. Cells run one at a time.
+    """A kernel and its bridge, restarted when need be. Cells run one at a time, whoever asks for them.
 
     Args:
         launcher: Starts the processes.
@@ -43,6 +52,7 @@ class KernelClient:
         handle: Answers the calls that cells make (`rlm_query`, `llm_query`, `budget`).
         cancel: What cancels every call.
         readable: What the kernel may read, beside what is the agent's own, the system's, and Python's.
+        attended: Told of each cell that a person who is attached has run, before that person hears of its end.
     """
 
     def __init__(
@@ -56,14 +66,19 @@ class KernelClient:
         handle: Handler,
         cancel: Cancellation,
         readable: Sequence[Path] = (),
+        attended: Callable[[CellResult], None] = lambda cell: None,
     ) -> None:
-        self._readable = tuple(readable)
+        self._readable, self._attended = tuple(readable), attended
         self._launcher, self._folder, self._workdir, self._outputs = launcher, folder, workdir, outputs
         self._settings, self._greeting, self._handle, self._cancel = settings, greeting, handle, cancel
         self._restarts = 0
         self._count = 0
         self._running: Cell | None = None
         self._session: Session | None = None
+        self._turns = Turns()
+        self._theirs: Cancellation | None = None  # ends what a person runs
+        self._over = Cancellation()
+        self._people = People(launcher.context, self._run_for, self._break_off)
 
     def __enter__(self) -> Self:
         self.begin()
@@ -80,9 +95,24 @@ class KernelClient:
         self.close()
 
     def close(self) -> None:
-        """End the kernel, if there is one."""
+        """End the kernel, if there is one, and let go of who is attached."""
+        self._over.cancel("the agent has ended")
+        if self._theirs is not None and self._session is not None:
+            self._session.process.kill()
+        self._people.close()
         if self._session is not None:
             self._discard()
+
+    def attach(self) -> Path:
+        """Let a person in; returns the connection file for a client of Jupyter's. Any thread may ask.
+
+        What is run there takes turns with the agent's cells, and is told to `attended`. It lasts as long as this
+        client, whatever becomes of the kernel.
+
+        Raises:
+            KernelError: The agent has ended, or there is no place for the sockets.
+        """
+        return self._people.attach()
 
     def look(self, code: str, cancel: Cancellation) -> CellResult:
         """Run something that is none of the agent's cells, between two of them, such as a look at its variables.
@@ -90,9 +120,10 @@ class KernelClient:
         Raises:
             KernelDiedError: The kernel is gone and may not be restarted any more.
         """
-        result = self._execute(code, cancel, None, counted=False)
-        self._count -= 1
-        return result
+        with self._turns.taken(cancel, self._hurry):
+            result, _ = self._execute(code, cancel, None, counted=False)
+            self._count -= 1
+            return result
 
     def begin(self) -> None:
         """Start the kernel, and do not wait until it is ready; `close` must follow. Raises `KernelStartError`."""
@@ -108,6 +139,7 @@ class KernelClient:
         """
         assert self._session is not None
         self._session.wait_until_ready(self._cancel)
+        self._people.connect(self._session.process.connection)
 
     def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
         """Run one cell to its end, whatever that is.
@@ -120,15 +152,62 @@ class KernelClient:
         Raises:
             KernelDiedError: The kernel is gone and may not be restarted any more.
         """
-        return self._execute(code, cancel, on_output, counted=True)
+        with self._turns.taken(cancel, self._hurry):
+            return self._execute(code, cancel, on_output)[0]
 
-    def _execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None, *, counted: bool) -> CellResult:
+    def _run_for(self, message: Message) -> dict[str, Any]:
+        """Run what a person who is attached asks for, once it is his turn; returns what he is answered."""
+        content = message["content"]
+        code, names = content.get("code"), ("silent", "store_history", "user_expressions", "stop_on_error")
+        if not isinstance(code, str):
+            return door.failed("NoCode", "an execute_request has a text as its code")
+        asked = Request(message["header"], {name: content[name] for name in names if name in content})
+        with self._cancel.child() as own, self._over.calling(lambda: own.cancel(self._over.reason)):
+            with self._turns.taken(own, own.check):
+                own.check()
+                self._theirs = own
+                try:
+                    result, cell = self._execute(code, own, None, asked=asked)
+                finally:
+                    self._theirs = None
+                reply = cell.reply
+                if reply is None:
+                    self._restarts -= 1  # what people do to its kernel is not held against the agent
+                if code.strip():
+                    self._attended(replace(result, human=True))
+                else:
+                    self._count -= 1
+        for said in (*result.events, *([result.error] if result.error and reply is None else [])):
+            self._people.tell(message["header"], said)
+        return dict(reply) if reply is not None else door.failed("KernelDied", result.error or "the kernel ended")
+
+    def _hurry(self) -> None:
+        """The agent cannot wait for what a person runs."""
+        if (theirs := self._theirs) is not None:
+            theirs.cancel(STANDS_BACK)
+
+    def _break_off(self) -> None:
+        """A person wants the cell that runs interrupted, whoever's it is."""
+        cell, session = self._running, self._session
+        if cell is not None and session is not None:
+            cell.broken_off = True
+            session.process.interrupt()
+
+    def _execute(
+        self,
+        code: str,
+        cancel: Cancellation,
+        on_output: OnOutput | None,
+        *,
+        counted: bool = True,
+        asked: Request | None = None,
+    ) -> tuple[CellResult, Cell]:
         code = valid(code)  # a source cannot hold these characters either; in a literal, their escapes mean the same
         events = self._revive(cancel)
         assert self._session is not None
         self._count += 1
         overflow = self._outputs(self._count)
-        cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output)
+        cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output, asked)
         self._running = cell
         try:
             status, error = self._session.run(code, cell, cancel, self._settings, counted=counted)
@@ -155,9 +234,11 @@ class KernelClient:
             final=cell.final if status == "ok" else None,
             number=self._count,
         )
+        if asked is None and not cell.outputs.idle:
+            self._people.is_idle(cell.header)
         if self._session.ended:
             self._discard()
-        return result
+        return result, cell
 
     def skip(self, number: int) -> None:
         """Let the next cell be the one after `number`: those up to it ran in an earlier process, or did not run."""
@@ -184,6 +265,7 @@ class KernelClient:
             except BaseException:
                 self._discard()
                 raise
+            self._people.connect(self._session.process.connection)
             events.append(ANEW)
         return events
 
@@ -196,10 +278,12 @@ class KernelClient:
             self._cancel,
             self._settings,
             self._readable,
+            self._people.show,
         )
 
     def _discard(self) -> None:
         assert self._session is not None
+        self._people.connect(None)
         self._session.close()
         self._session = None
 
@@ -215,6 +299,8 @@ class KernelClient:
         arguments, answer, error = call.arguments, None, None
         try:
             if call.name == "FINAL":
+                if cell.asked is not None:
+                    raise BridgeError(NOT_YOURS)
                 if self._session is None or not self._session.is_latest(call.cell):
                     raise BridgeError(
                         "FINAL was called by a thread of an earlier cell; call it in the cell that runs now"

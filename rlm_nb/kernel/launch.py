@@ -167,6 +167,7 @@ class Process:
             raise KernelStartError(f"the kernel cannot be started: {error.strerror}: {error.filename}") from error
         self._process: SupervisedProcess = self._manager.provisioner.process
         self._client: BlockingKernelClient | None = None
+        self._control = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -177,6 +178,12 @@ class Process:
     def exit_fd(self) -> int:
         """A descriptor that becomes readable when the kernel ends."""
         return self._process.side.fileno()
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """How its sockets are found, and its key."""
+        found: dict[str, Any] = self._manager.get_connection_info()
+        return found
 
     @property
     def client(self) -> BlockingKernelClient:
@@ -238,8 +245,10 @@ class Process:
         return [*causes.of_error(error, self._limits), *causes.of_losses(passed, self._limits)]
 
     def interrupt(self) -> None:
-        """Ask the kernel to interrupt its cell, and what the cell started."""
-        self.client.control_channel.send(self.client.session.msg("interrupt_request", content={}))
+        """Ask the kernel to interrupt its cell, and what the cell started. Any thread may."""
+        with self._control:
+            if self._client is not None:
+                self._client.control_channel.send(self._client.session.msg("interrupt_request", content={}))
 
     def kill(self) -> None:
         """End the process with everything that it started, at once."""
@@ -248,8 +257,10 @@ class Process:
     def close(self) -> None:
         """Kill it, and leave nothing of it."""
         self.kill()
-        if self._client is not None:
-            self._client.stop_channels()
+        with self._control:
+            if self._client is not None:
+                self._client.stop_channels()
+            self._client = None
         self._process.close()
         self._launcher.run(self._clean_up())
         self._stack.close()

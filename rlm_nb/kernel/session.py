@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rlm_nb.kernel.cell import Cell
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.limits import Limits
 from rlm_nb.kernel.outputs import OutputReader, valid
-from rlm_nb.records import JSON, CellStatus, Output
+from rlm_nb.records import BY_A_PERSON, JSON, CellStatus, Output
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,9 @@ class Session:
         calls_cancel: Cancellation,
         settings: KernelSettings,
         readable: Sequence[Path] = (),
+        show: Callable[[Cell | None, messages.Message], None] = lambda cell, message: None,
     ) -> None:
-        self.ended = False
+        self.ended, self._show = False, show
         self._settings = settings
         self._said_ready = threading.Event()
         self._refusal: RLMError | None = None  # what we answered to a kernel that said hello
@@ -117,7 +118,7 @@ class Session:
         self.process.begin_cell()
         with self._changed:
             # Under the lock: no output can be read before we know whose it is.
-            identity = client.execute(code, store_history=counted, allow_stdin=False, stop_on_error=True)
+            identity = _send(client, code, cell, counted=counted)
             self._reader.begin(identity, cell.outputs)
             self._cells[identity] = cell
             self._latest = identity
@@ -143,9 +144,12 @@ class Session:
             self._drain()
             return stopped, why or None
         assert reply is not None
+        cell.reply = reply
         self._wait_idle(cell)
         if why:
             return stopped, why
+        if cell.broken_off and reply.get("ename") == "KeyboardInterrupt":
+            return "interrupted", BY_A_PERSON
         if reply["status"] == "ok":
             return "ok", None
         return "error", valid(f"{reply.get('ename', 'Error')}: {reply.get('evalue', '')}"[:2000])
@@ -260,6 +264,7 @@ class Session:
                 self._changed.notify_all()
             identity = messages.parent(message)
             cell = self._cells.get(identity)
+            self._show(cell, message)
             if cell is None:
                 return
             if message["msg_type"] != "status":
@@ -292,6 +297,19 @@ class Session:
             if call.name == "hello":
                 self._refusal = error
             raise
+
+
+def _send(client: Any, code: str, cell: Cell, *, counted: bool) -> str:
+    """Send a cell; returns the id of the message. One that a person asked for goes under the id that he gave it."""
+    content = {"code": code, "silent": False, "store_history": counted, "user_expressions": {}, "stop_on_error": True}
+    header = None
+    if cell.asked is not None:
+        content |= cell.asked.options
+        header = dict(cell.asked.header)
+    message = client.session.msg("execute_request", {**content, "allow_stdin": False}, header=header)
+    cell.header = message["header"]
+    client.shell_channel.send(message)
+    return str(cell.header["msg_id"])
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class Bench:
         self.workdir.mkdir(exist_ok=True)
         self.calls: list[Call] = []
         self.cancelled: list[str] = []
+        self.attended: list[CellResult] = []
         self.cancel = Cancellation()
         self.client = stack.enter_context(
             KernelClient(
@@ -42,6 +43,7 @@ class Bench:
                 lambda: {"subagents": True, "context": None},
                 self.answer,
                 self.cancel,
+                attended=self.attended.append,
             )
         )
 

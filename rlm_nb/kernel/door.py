@@ -1,0 +1,74 @@
+"""What people who are attached to an agent's kernel may have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Way = Literal["run", "ask", "ask aside", "interrupt", "leave", "refuse"]
+"""What becomes of a request: it is run in turn, the kernel is asked, or asked without waiting for its cell; …"""
+
+_SHELL: dict[str, Way] = {
+    "execute_request": "run",
+    "complete_request": "ask",
+    "inspect_request": "ask",
+    "is_complete_request": "ask",
+    "history_request": "ask",
+    "comm_info_request": "ask",
+    "comm_open": "ask",
+    "comm_msg": "ask",
+    "comm_close": "ask",
+    "kernel_info_request": "ask aside",
+}
+_CONTROL: dict[str, Way] = {
+    "kernel_info_request": "ask aside",
+    "interrupt_request": "interrupt",
+    "shutdown_request": "leave",
+}
+
+SHOWN = frozenset(
+    {
+        "status",
+        "execute_input",
+        "stream",
+        "display_data",
+        "update_display_data",
+        "execute_result",
+        "error",
+        "clear_output",
+        "comm_open",
+        "comm_msg",
+        "comm_close",
+    }
+)
+"""Messages of the kernel's that people are shown. That it shuts down is none of them: another one takes its place."""
+
+
+def way(channel: str, kind: str) -> Way:
+    """What becomes of a request on the shell or the control channel."""
+    return (_SHELL if channel == "shell" else _CONTROL).get(kind, "refuse")
+
+
+def is_shown(kind: str, content: Mapping[str, Any]) -> bool:
+    """Whether people get to see it. Only a controller knows whether a kernel is dead, or starts anew."""
+    return kind in SHOWN and (kind != "status" or content.get("execution_state") in ("busy", "idle"))
+
+
+def about(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a kernel says of itself, without what is not to be had: a debugger, and cells beside the one that runs."""
+    return {**content, "debugger": False, "supported_features": []}
+
+
+def refused(kind: str) -> dict[str, Any]:
+    """The content of the answer to a request that is refused."""
+    return failed("NotForPeople", f"{kind} is nothing that the kernel of an agent does for who is attached to it")
+
+
+def failed(name: str, why: str) -> dict[str, Any]:
+    """The content of an answer that there is none."""
+    return {"status": "error", "ename": name, "evalue": why, "traceback": [f"{name}: {why}"]}
+
+
+def reply_to(kind: str) -> str | None:
+    """What the answer to a request is called; `None` for one that gets none."""
+    return kind.removesuffix("request") + "reply" if kind.endswith("_request") else None
