@@ -148,6 +148,7 @@ class KernelSettings(Section):
     open_files: int | None = Field(4096, ge=256)
     file_size: int | str | None = "16GiB"
     disk_limit: int | str | None = "50%"
+    attach: bool = True
 
     @field_validator("memory_limit", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What may be asked of a run from outside of its process, while it goes on: to stop, or what a person decides.
+"""What may be asked of a run from outside of its process, while it goes on: to stop, what a person decides, to let in.
 
 A run has the folder `.control` in its own one, which only its owner can enter. Who wants something puts a file there,
 and the run looks every moment; what waits for a decision lies beside it as a file, too. Files rather than a socket: a
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import stat
 import threading
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import CancelledError, RLMError, RunFolderError
-from rlm_nb.notebook.names import AGENT
+from rlm_nb.notebook.names import AGENT, place
 from rlm_nb.records import JSON, CellResult, Decision, Proposal
 from rlm_nb.run_folder import goes_on, write_json
 from rlm_nb.workspace.scratch import remove_tree
@@ -36,6 +37,13 @@ POLL = 0.2
 
 LARGEST = 1 << 24
 """Bytes of a file; no reply of a model, and no cell that a person edits, is longer."""
+
+PATIENCE = 15.0
+"""Seconds until a run must have answered."""
+
+KEY = re.compile("[0-9a-f]{16}")
+
+NOT_AT_WORK = "{agent} of {run} is not at work, or has no kernel yet; {others}"
 
 SKIPPED = "The user did not let your cells run."
 SAID = "The user did not let your cells run, and says:\n\n{text}"
@@ -57,6 +65,7 @@ class Control:
         self._lock = threading.Lock()
         self._agents: dict[str, Cancellation] = {}
         self._asked: dict[str, _Asked] = {}
+        self._open: dict[str, Callable[[], Path]] = {}
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="rlm-control")
 
@@ -87,6 +96,17 @@ class Control:
             finally:
                 with self._lock:
                     self._agents.pop(agent, None)
+
+    @contextmanager
+    def attachable(self, agent: str, attach: Callable[[], Path]) -> Iterator[None]:
+        """While the block runs, people may be attached to the agent's kernel: `attach` lets one in."""
+        with self._lock:
+            self._open[agent] = attach
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._open[agent]
 
     def reviewing(self, review: Review) -> Review:
         """The same, while whoever is outside may decide as well: the first decision counts."""
@@ -135,6 +155,9 @@ class Control:
                         path.unlink()
 
     def _do(self, wanted: dict[str, Any]) -> None:
+        if wanted["do"] == "attach":
+            self._attach(wanted["agent"], wanted["key"])
+            return
         with self._lock:
             agent = wanted["agent"]
             stopping = self._agents.get(agent) if agent is not None else self._cancel
@@ -145,6 +168,21 @@ class Control:
             code, said = wanted["code"], wanted["said"]
             asked.decision = Decision(None if code is None else tuple(map(str, code)), said=str(said))
             asked.cancel.cancel("it was decided about elsewhere")
+
+    def _attach(self, agent: str, key: str) -> None:
+        if not KEY.fullmatch(key):
+            raise ValueError("that is no key")
+        with self._lock:
+            attach, others = self._open.get(agent), sorted(self._open, key=place)
+        try:
+            if attach is None:
+                live = f"{', '.join(others)} can be attached to" if others else "no agent can be attached to"
+                raise RunFolderError(NOT_AT_WORK.format(agent=agent, run=self._folder.parent.name, others=live))
+            told: dict[str, JSON] = {"file": str(attach())}
+        except RLMError as error:
+            told = {"error": str(error)}
+        with suppress(RLMError):  # on a full disk, who asked gives up
+            write_json(self._folder / f"{key}.answer", told)
 
 
 class _Asked:
@@ -169,6 +207,31 @@ def stop(run: Path, agent: str | None = None) -> None:
         RunFolderError: The run does not go on, or cannot be reached.
     """
     _want(run, {"do": "stop", "agent": agent})
+
+
+def attach(run: Path, agent: str = "root") -> Path:
+    """Have a person let in to an agent's kernel; returns the connection file for a client of Jupyter's.
+
+    Args:
+        run: The folder of the run.
+        agent: The agent's path in the tree.
+
+    Raises:
+        RunFolderError: The run does not go on, cannot be reached, or lets nobody in; or the agent is not at work.
+    """
+    key = secrets.token_hex(8)
+    answer = run / FOLDER / f"{key}.answer"
+    _want(run, {"do": "attach", "agent": agent, "key": key})
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and answer.parent.is_dir():
+        with suppress(FileNotFoundError):
+            told = _read(answer)
+            answer.unlink()
+            if "error" in told:
+                raise RunFolderError(str(told["error"]))
+            return Path(str(told["file"]))
+        time.sleep(POLL / 10)
+    raise RunFolderError(f"{run.name} does not answer: it may have ended, or be of an older version")
 
 
 def waiting(run: Path) -> list[dict[str, JSON]]:

@@ -18,6 +18,7 @@ from typing import Self, TextIO
 
 from pydantic import SecretStr
 
+from rlm_nb import live_specs
 from rlm_nb.agent.loop import Agent
 from rlm_nb.agent.past import Past, Rewound
 from rlm_nb.agent.prompts import Prompts
@@ -48,7 +49,9 @@ from rlm_nb.records import (
     AgentResult,
     AgentStarted,
     Answer,
+    Attended,
     Balance,
+    CellResult,
     Decision,
     Iteration,
     Notice,
@@ -187,6 +190,7 @@ def open_run(
         cancel = stack.enter_context(within(cancel or Cancellation(), config.rlm.global_timeout))
         audience = Audience(listen, cancel)
         remove_abandoned()
+        live_specs.remove_abandoned()
         folder = stack.enter_context(run_folder(config, keep=lambda: audience.saw_a_turn))
         stack.callback(audience.check)
         if context is not None and not isinstance(context, Path):
@@ -390,12 +394,24 @@ class Run:
                 above(AgentStarted(task.agent, task))
                 hard = stack.enter_context(self._control.stoppable(task.agent, cancel))
                 soft = stack.enter_context(hard.child(earlier=self._finishing()))
-                home = stack.enter_context(Home(partial(self._open, task, base, model, recorder, begun, past), soft))
+                asides = past.untold if past else []
+                open_ = partial(self._open, task, base, model, recorder, begun, past, asides)
+                home = stack.enter_context(Home(open_, soft))
                 before_now = self._before(past, home) if past else None
                 review = None if self.review is None else partial(self._control.reviewing(self.review), home.look)
                 further = None if task.depth or self.further is None else self._further
                 agent = Agent(
-                    task, model, home, prompts, self.config.rlm, tell, max_tokens, before_now, review, further
+                    task,
+                    model,
+                    home,
+                    prompts,
+                    self.config.rlm,
+                    tell,
+                    max_tokens,
+                    before_now,
+                    review,
+                    further,
+                    lambda: tuple(asides),
                 )
                 try:
                     outcome = yield from agent.iterate(soft, hard)
@@ -464,6 +480,7 @@ class Run:
         recorder: Recorder,
         begun: Callable[[], None],
         past: Recalled | None,
+        asides: list[CellResult],
         cancel: Cancellation,
         stack: ExitStack,
         kernels: ExitStack,
@@ -501,6 +518,12 @@ class Run:
             theirs = kernels.enter_context(self.hands(greeting(), handle, cancel))
             begun()
             return tree, RecordingKernel(theirs, transcript), queries, (), theirs.execute
+
+        def attended(cell: CellResult) -> None:
+            transcript.keep(cell)
+            asides.append(cell)
+            both(recorder.listen, self.listen)(Attended(task.agent, cell))
+
         client = KernelClient(
             self.launcher,
             folder,
@@ -511,6 +534,7 @@ class Run:
             handle,
             cancel,
             (*self.source.borrowed, *([task.context] if task.context else [])),
+            attended,
         )
         kernels.callback(client.close)
         kernels.callback(_give_up, checked_out)
@@ -522,6 +546,7 @@ class Run:
         begun()
         recording = RecordingKernel(client, transcript)
         if past is None:
+            kernels.enter_context(self._attachable(task.agent, client))
             return tree, recording, queries, (), client.look
         end = Edits(task.agent, base, past.end, self.source.ctl / "objects") if past.end else None
         differing = rebuilt(past.cells, end, client, answers, transcript, tree, cancel)
@@ -532,8 +557,18 @@ class Run:
             with answers.of(cell.calls, exact=True), queries.again(cell.agents, cell.replies):
                 yield
 
+        kernels.enter_context(self._attachable(task.agent, client))
         going_on = GoingOn(recording, [(cell.code, partial(given, cell)) for cell in past.broken_off])
         return tree, going_on, queries, differing, client.look
+
+    @contextmanager
+    def _attachable(self, agent: str, client: KernelClient) -> Iterator[None]:
+        """While the block runs, people can be attached to the agent's kernel, if the settings let them."""
+        if not self.config.kernel.attach:
+            yield
+            return
+        with self._control.attachable(agent, client.attach), live_specs.offered(self.folder.resolve(), agent):
+            yield
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""

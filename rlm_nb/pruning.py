@@ -207,6 +207,8 @@ def _cut(cell: Node, place: Place) -> Node | None:
     number, index = rlm.get("number", 0), rlm.get("index", 0)
     if cell["id"] in (layout.FINAL, layout.TIMELINE) or number > place.iteration + (place.cell > 0):
         return None
+    if "aside" in rlm:  # among the cells of the one that is cut, nobody knows any more after which
+        return cell if number <= place.iteration else None
     if number <= place.iteration or 0 < index < place.cell:
         return cell
     if not index:

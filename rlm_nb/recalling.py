@@ -10,7 +10,7 @@ from pathlib import Path
 from rlm_nb.agent import reply as replies
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.journal import Entries, journal_of, read_journal
-from rlm_nb.notebook.layout import code_id
+from rlm_nb.notebook.layout import aside_id, code_id
 from rlm_nb.notebook.metadata import Recorded
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import (
@@ -94,19 +94,27 @@ class Recalled:
 
     @property
     def cells(self) -> list[CellResult]:
-        """All that have run, in order."""
+        """All that have run, those of people who were attached included, in order."""
         iterations = [*self.iterations, *([self.begun] if self.begun else [])]
-        return [cell for iteration in iterations for cell in iteration.cells]
+        own = [cell for iteration in iterations for cell in iteration.cells]
+        return sorted([*own, *self.recorded.asides], key=lambda cell: cell.number) if self.recorded.asides else own
+
+    @property
+    def untold(self) -> list[CellResult]:
+        """What people ran that the model has not been told of."""
+        iterations = [*self.iterations, *([self.begun] if self.begun else [])]
+        return [cell for cell in self.recorded.asides if not iterations or cell.ended > iterations[-1].started]
 
     @property
     def ids(self) -> dict[int, str]:
         """The ids of its cells in the notebook, by their numbers."""
         iterations = [*self.iterations, *([self.begun] if self.begun else [])]
-        return {
+        own = {
             cell.number: code_id(iteration.number, index)
             for iteration in iterations
             for index, cell in enumerate(iteration.cells, 1)
         }
+        return own | {cell.number: aside_id(cell.number) for cell in self.recorded.asides}
 
     @property
     def highest(self) -> int:
@@ -171,7 +179,7 @@ def _is_to_run_again(recorded: Recorded) -> bool:
     """Whether its last cell was stopped with the run, rather than for a limit of its own."""
     cells = recorded.iterations[-1].cells
     stopped = recorded.outcome is None or recorded.outcome.stopped
-    return stopped and bool(cells) and cells[-1].status == "interrupted"
+    return stopped and bool(cells) and cells[-1].may_go_on
 
 
 def _children(notebook: Path) -> dict[int, Path]:

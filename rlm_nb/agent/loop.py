@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -65,6 +65,7 @@ class Agent:
         past: What it has done already, when it goes on from there.
         review: Decides about each reply before any of its cells runs; waits for that no longer than until it is
             cancelled.
+        asides: Everything that people who are attached to the kernel have run there so far.
         further: Told of the answer; waits for what the person says to it, which the agent goes on with, or `None`.
     """
 
@@ -78,6 +79,7 @@ class Agent:
     past: Past | None = None
     review: Callable[[Proposal, Cancellation], Decision] | None = None
     further: Callable[[Answer, Cancellation], str | None] | None = None
+    asides: Callable[[], Sequence[CellResult]] = tuple
 
     def __post_init__(self) -> None:
         self._history: tuple[Message, ...] = ()
@@ -87,6 +89,7 @@ class Agent:
         self._given: Answer | None = None
         self._last_resort: Answer | None = None
         self._greeting = self.past
+        self._told = 0  # of the asides
         self.completed = 0
         if self.past is not None:
             self._take_over(self.past)
@@ -175,9 +178,11 @@ class Agent:
         """One iteration: the model's reply, then its cells; what was `begun` has its reply, and some of its cells."""
         started = time.time()
         if begun is None:
-            message = self._message()
+            asides = self.asides()
+            message = self._message(asides[self._told :])
             self.listen(Asked(self.task.agent, self._number + 1))
             reply = self._ask(message, cancel, finishing=finishing)
+            self._told = len(asides)
         else:
             message, reply, finishing = begun.message, begun.reply, begun.finishing
             started = begun.started or started
@@ -224,13 +229,14 @@ class Agent:
             raise Rewound(decision.rewind)
         return decision
 
-    def _message(self) -> str:
+    def _message(self, asides: Sequence[CellResult]) -> str:
         """What the model is told next; once the agent goes on from its past, that it does."""
         past, self._greeting = self._greeting, None
-        if past is None or not (past.iterations or past.begun or past.said):
-            return self._next
-        differing = past.differing() if past.iterations or past.begun else None
-        return self.prompts.resumed(self._next, differing, past.said)
+        message = self._next
+        if past is not None and (past.iterations or past.begun or past.said):
+            differing = past.differing() if past.iterations or past.begun else None
+            message = self.prompts.resumed(message, differing, past.said)
+        return self.prompts.attended(message, asides, view.shown) if asides else message
 
     def _ask(self, message: str, cancel: Cancellation, *, finishing: bool) -> Reply:
         """Ask with the whole history, which only ever grows: what got a reply is sent again byte for byte."""

@@ -16,6 +16,9 @@ from rlm_nb.records import CellResult, Iteration, Task
 LEAST_SHOWN = 200
 """Characters of a cell's output that are shown in any case."""
 
+MOST_ATTENDED, CODE_SHOWN = 10, 2000
+"""Cells of a person's that a message tells of, and characters of each; the notebook has all of them."""
+
 CONTEXT = ", and `context`, the text that you were given, with `context_search(context, pattern)` and its kin"
 
 Shown = Callable[[CellResult, int], str]
@@ -63,16 +66,24 @@ class Prompts:
         """The message that brings what the cells of an iteration did."""
         # One limit for all cells of a reply, or many small ones would make a message that no model takes.
         limit = max(LEAST_SHOWN, self._settings.result_truncation_limit // max(1, len(iteration.cells)))
-        parts = []
-        for cell in iteration.cells:
-            how = "" if cell.status == "ok" else f" ({_STATUS[cell.status]})"
-            head = f"Output of cell {cell.number}{how}, {cell.ended - cell.started:.1f} s:"
-            parts.append(f"{head}\n\n{_fenced(shown(cell, limit))}")
+        parts = [_output(cell, shown(cell, limit)) for cell in iteration.cells]
         if iteration.note:
             parts.append(iteration.note)
         left = self._settings.max_iterations - number
         parts.append(f"[{left} turn{'s' if left != 1 else ''} left. {self._status()}]")
         return "\n\n".join(parts)
+
+    def attended(self, message: str, cells: Sequence[CellResult], shown: Shown) -> str:
+        """The message, and what people who are attached to the kernel have run there in the meantime."""
+        told = cells[-MOST_ATTENDED:]
+        limit = max(LEAST_SHOWN, self._settings.result_truncation_limit // len(told))
+        parts = []
+        for cell in told:
+            more = len(cell.code) - CODE_SHOWN
+            code = f"{cell.code[:CODE_SHOWN]}\n# … {more:,} more characters" if more > 0 else cell.code
+            parts.append(f"Cell {cell.number}:\n\n{_fenced(code, 'python')}\n\n{_output(cell, shown(cell, limit))}")
+        earlier = f" These are the last {len(told)} of {len(cells)} cells." if len(cells) > len(told) else ""
+        return f"{message}\n\n{_fill('attended', cells=_NEXT.join(parts), earlier=earlier)}"
 
     def resumed(self, message: str, differing: Sequence[str] | None, said: str = "") -> str:
         """The message of an agent that goes on after its run was broken off.
@@ -99,6 +110,8 @@ class Prompts:
         return _fill("delegation_deep") if self._task.depth else _fill("delegation")
 
 
+_NEXT = "\n\n"
+
 _STATUS = {
     "error": "the cell raised",
     "interrupted": "the cell was interrupted",
@@ -116,11 +129,16 @@ def _text(name: str) -> str:
     return resources.files(__package__).joinpath("texts", f"{name}.md").read_text(encoding="utf-8")
 
 
-def _fenced(text: str) -> str:
+def _output(cell: CellResult, shown: str) -> str:
+    how = "" if cell.status == "ok" else f" ({_STATUS[cell.status]})"
+    return f"Output of cell {cell.number}{how}, {cell.ended - cell.started:.1f} s:\n\n{_fenced(shown)}"
+
+
+def _fenced(text: str, language: str = "text") -> str:
     """The text in a fence longer than any in it, so that output cannot pass for something else."""
     longest = max((len(run) for line in text.split("\n") if (run := _marks(line))), default=0)
     marks = "`" * max(3, longest + 1)
-    return f"{marks}text\n{text}\n{marks}"
+    return f"{marks}{language}\n{text}\n{marks}"
 
 
 def _marks(line: str) -> str:

@@ -23,7 +23,7 @@ def clean(
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings (default: config.yaml, if there).")
     ] = None,
 ) -> None:
-    """Remove what killed runs have left: temporary folders, and processes that their cells had started.
+    """Remove what killed runs have left: temporary folders, processes that their cells had started, and kernelspecs.
 
     With RUN, remove that run instead: its notebooks, its patch, and the commits that its agents ended in.
     """
@@ -44,10 +44,11 @@ def _sweep(dry_run: bool) -> None:
     import psutil
 
     from rlm_nb.errors import RunFolderError
+    from rlm_nb.live_specs import abandoned as abandoned_specs
     from rlm_nb.workspace.scratch import abandoned, remove_tree
     from rlm_nb.workspace.strays import strays
 
-    processes, folders = strays(), abandoned()
+    processes, folders = strays(), [*abandoned(), *abandoned_specs()]
     for process in processes:
         try:
             name = process.name()

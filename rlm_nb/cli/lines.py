@@ -10,6 +10,7 @@ from rlm_nb.records import (
     AgentEnded,
     AgentResult,
     AgentStarted,
+    Attended,
     CellResult,
     CellStarted,
     Event,
@@ -35,6 +36,8 @@ def told(event: Event, max_iterations: int) -> Iterator[str]:
                 f"iteration {iteration.number}/{max_iterations}" if iteration.number <= max_iterations else "last turn"
             )
             yield f"{turn}: {_done(iteration)} ({_spent(iteration)})"
+        case Attended(cell=cell):
+            yield f"a person ran in its kernel: {first_line(cell.code, WIDEST)}"
         case AgentEnded(result=result):
             yield ended(result)
 

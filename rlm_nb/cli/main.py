@@ -26,6 +26,7 @@ def app() -> typer.Typer:
     import typer
 
     from rlm_nb.cli.apply import apply
+    from rlm_nb.cli.attach import attach
     from rlm_nb.cli.budget import budget
     from rlm_nb.cli.clean import clean
     from rlm_nb.cli.diff import diff
@@ -69,6 +70,7 @@ def app() -> typer.Typer:
     commands.command()(tree)
     commands.command()(report)
     commands.command()(lab)
+    commands.command()(attach)
     commands.command()(diff)
     commands.command()(apply)
     commands.command()(clean)

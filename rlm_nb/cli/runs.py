@@ -6,6 +6,8 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
+import typer
+
 from rlm_nb.config import load
 from rlm_nb.errors import ConfigError, RunFolderError
 
@@ -41,6 +43,19 @@ def find_run(name: str, runs_dir: Path) -> Path:
         more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
         raise RunFolderError(f"several runs begin with {name}: {', '.join(run.name for run in found[:FEW])}{more}")
     raise RunFolderError(f"no run in {runs_dir} is called {name}; the last one is {runs[0].name}")
+
+
+def parts(what: str) -> tuple[str, str, int | None]:
+    """The run, the agent's path and the number of its iteration; no agent is the empty string."""
+    # A path may hold colons of its own; what is there as it stands is meant as it stands.
+    if ":" not in what or Path(what).exists():
+        return what, "", None
+    name, *rest = what.split(":")
+    agent, number = (*rest, "", "")[:2]
+    if len(rest) > 2 or (number and not number.isdecimal()):
+        raise typer.BadParameter(f"{what!r} is not RUN:AGENT:ITERATION, as in last:root.1:3")
+    agent = agent if agent.startswith("root") or not agent else f"root.{agent}"
+    return name or "last", agent or "root", int(number) if number else None
 
 
 def again(folder: Path) -> str:

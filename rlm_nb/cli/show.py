@@ -45,10 +45,10 @@ def show(
     from rlm_nb.cli.door import door
 
     with door():
-        from rlm_nb.cli.runs import find_run
+        from rlm_nb.cli.runs import find_run, parts
         from rlm_nb.config import load
 
-        name, agent, number = _parts(what)
+        name, agent, number = parts(what)
         folder = find_run(name, load(config, {"runs": {"dir": runs_dir}}).runs.dir)
         pieces = list(_agent(folder, agent, number) if agent else _run(folder))
         try:
@@ -59,19 +59,6 @@ def show(
         except OSError as error:
             tell(f"Error: the run could not be written to stdout: {error.strerror or error}")
             sys.exit(1)
-
-
-def _parts(what: str) -> tuple[str, str, int | None]:
-    """The run, the agent's path and the number of its iteration; no agent is the empty string."""
-    # A path may hold colons of its own; what is there as it stands is meant as it stands.
-    if ":" not in what or Path(what).exists():
-        return what, "", None
-    name, *rest = what.split(":")
-    agent, number = (*rest, "", "")[:2]
-    if len(rest) > 2 or (number and not number.isdecimal()):
-        raise typer.BadParameter(f"{what!r} is not RUN:AGENT:ITERATION, as in last:root.1:3")
-    agent = agent if agent.startswith("root") or not agent else f"root.{agent}"
-    return name or "last", agent or "root", int(number) if number else None
 
 
 def _run(folder: Path) -> Iterator[Piece]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -12,9 +14,10 @@ from pydantic import SecretStr
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
 from rlm_nb.errors import ConfigError, ModelError, NotebookError
+from rlm_nb.notebook.layout import prose
 from rlm_nb.notebook.metadata import Recorded
 from rlm_nb.notebook.reader import read
-from rlm_nb.records import BridgeCall, Reply, Request, StopReason, Usage
+from rlm_nb.records import BridgeCall, CellResult, Iteration, Reply, Request, StopReason, Usage
 
 PREFIX = "replay:"
 
@@ -80,11 +83,40 @@ class ReplayModel:
 
     def _take(self, recorded: Recorded) -> None:
         begun = [recorded.begun] if recorded.begun else []
+        last = 0
         for iteration in (*recorded.iterations, *begun):
-            self._turns[recorded.task.agent, iteration.number] = iteration.reply
-            for call in (call for cell in iteration.cells for call in cell.calls if call.name == "llm_query"):
-                for prompt, reply in _answers(call):
-                    self._answers.setdefault(prompt, []).append(reply)
+            theirs = [cell for cell in recorded.asides if last < cell.number]
+            self._turns[recorded.task.agent, iteration.number] = _with(iteration, theirs)
+            last = max([last, *(cell.number for cell in iteration.cells)])
+            self._keep_answers(iteration.cells)
+        self._keep_answers(recorded.asides)
+
+    def _keep_answers(self, cells: Iterable[CellResult]) -> None:
+        for call in (call for cell in cells for call in cell.calls if call.name == "llm_query"):
+            for prompt, reply in _answers(call):
+                self._answers.setdefault(prompt, []).append(reply)
+
+
+def _with(iteration: Iteration, theirs: Sequence[CellResult]) -> Reply:
+    """What was said, with what people who were attached ran before the last of its cells, where they ran it.
+
+    A cell of theirs that failed ended nothing, and must not end the reply; one that did not end by itself is left out.
+    """
+    last = iteration.cells[-1].number if iteration.cells else 0
+    theirs = [cell for cell in theirs if cell.number < last and cell.status in ("ok", "error")]
+    if not theirs:
+        return iteration.reply
+    code = {cell.number: cell.code for cell in iteration.cells}
+    for cell in theirs:
+        code[cell.number] = cell.code if cell.status == "ok" else f"get_ipython().run_cell({cell.code!r})"
+    parts = [prose(iteration.reply.text, [cell.code for cell in iteration.cells])]
+    parts += [_fenced(code[number]) for number in sorted(code)]
+    return replace(iteration.reply, text="\n\n".join(filter(None, parts)), stop_reason="end")
+
+
+def _fenced(code: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}python\n{code}\n{fence}"
 
 
 def _answers(call: BridgeCall) -> Iterator[tuple[str, Reply]]:

@@ -79,6 +79,11 @@ class Document:
         """The cell with this id; to change it, `put` a new one."""
         return self._nodes[cell]
 
+    def above(self, cell: str) -> str:
+        """The id of the cell above the one with this id, which is not the first."""
+        order = list(self._texts)
+        return order[order.index(cell) - 1]
+
     def put(self, node: Node, *, below: str | None = None) -> None:
         """Add a cell below the others, or below the one with the id `below`; or replace the one with its id."""
         name = node["id"]

@@ -41,6 +41,11 @@ def calls_id(number: int, index: int) -> str:
     return f"it-{number:03d}-calls-{index}"
 
 
+def aside_id(cell: int) -> str:
+    """The id of a cell that a person ran who was attached to the kernel, by the number of the cell."""
+    return f"aside-{cell:03d}"
+
+
 def head(head: Head) -> Node:
     """The first cell: who this is, where it came from, how it and everything below it stands."""
     parts = [f"# Agent {escaped(head.task.agent)}"]
@@ -123,6 +128,18 @@ def ran(number: int, index: int, cell: CellResult, folder: Path, outputs: Iterab
         outputs=outputs,
         execution_count=cell.execution_count,
     )
+
+
+def aside(number: int, cell: CellResult, folder: Path) -> Node:
+    """A cell that a person ran who was attached to the kernel, after the iteration `number` had begun."""
+    node = ran(number, 0, cell, folder, cell.outputs)
+    metadata = node["metadata"]
+    rlm = {name: value for name, value in metadata["rlm"].items() if name != "index"}
+    return {
+        **node,
+        "id": aside_id(cell.number),
+        "metadata": {**metadata, "tags": ["rlm-aside"], "rlm": {**rlm, "aside": True}},
+    }
 
 
 def final(outcome: Outcome, patch: Patch) -> Node:

@@ -114,10 +114,12 @@ class Recorded(Head):
     Args:
         iterations: The complete ones, in order.
         begun: The one that was cut short: its reply is there, not all of its cells have run.
+        asides: What people who were attached to the kernel ran there; cells are numbered in the order in which all ran.
     """
 
     iterations: tuple[Iteration, ...] = ()
     begun: Iteration | None = None
+    asides: tuple[CellResult, ...] = ()
 
 
 def write_notebook(head: Head) -> dict[str, Any]:
@@ -173,7 +175,10 @@ def front_end() -> dict[str, Any]:
 
 
 def read_notebook(
-    rlm: Mapping[str, Any], iterations: tuple[Iteration, ...], begun: Iteration | None = None
+    rlm: Mapping[str, Any],
+    iterations: tuple[Iteration, ...],
+    begun: Iteration | None = None,
+    asides: tuple[CellResult, ...] = (),
 ) -> Recorded:
     """The way back from `write_notebook`."""
     context = rlm["context"]
@@ -202,6 +207,7 @@ def read_notebook(
         ended=rlm["ended"],
         iterations=iterations,
         begun=begun,
+        asides=asides,
     )
 
 

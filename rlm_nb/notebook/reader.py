@@ -70,7 +70,7 @@ def read(path: Path) -> Recorded:
         raise NotebookError(f"{path}: is the record of a task, not of an agent")
     with _naming_faults(path):
         iterations, begun = _iterations(rlm["agent"], cells, path.parent)
-        return _checked(read_notebook(rlm, iterations, begun), _types())
+        return _checked(read_notebook(rlm, iterations, begun, _asides(cells, path.parent)), _types())
 
 
 def read_task(path: Path) -> RecordedTask:
@@ -140,6 +140,8 @@ def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[tuple[
     cells: dict[int, list[CellResult]] = {}
     for node in nodes:
         rlm = node["metadata"].get("rlm", {})
+        if rlm.get("aside"):
+            continue
         if "reply" in rlm:
             begun[rlm["number"]] = rlm
         elif node["cell_type"] == "code" and rlm.get("status", WAITING[0]) not in WAITING:
@@ -147,6 +149,12 @@ def _iterations(agent: str, nodes: Iterable[Node], folder: Path) -> tuple[tuple[
     read = [(rlm["complete"], read_iteration(agent, rlm, cells.get(number, ()))) for number, rlm in begun.items()]
     unfinished = read[-1][1] if read and not read[-1][0] else None
     return tuple(iteration for complete, iteration in read if complete), unfinished
+
+
+def _asides(nodes: Iterable[Node], folder: Path) -> tuple[CellResult, ...]:
+    """What people ran who were attached, in order."""
+    theirs = [node for node in nodes if node["metadata"].get("rlm", {}).get("aside") and node["cell_type"] == "code"]
+    return tuple(sorted((read_result(node, folder) for node in theirs), key=lambda cell: cell.number))
 
 
 R = TypeVar("R", Recorded, RecordedTask)

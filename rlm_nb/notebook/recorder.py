@@ -27,6 +27,7 @@ from rlm_nb.records import (
     AgentResult,
     AgentStarted,
     Asked,
+    Attended,
     BridgeCall,
     CellOutput,
     CellResult,
@@ -61,6 +62,8 @@ class Recorder:
         self._code: dict[int, tuple[str, ...]] = {}
         self._running = ""
         self._late: set[str] = set()
+        self._asides: list[CellResult] = []  # that ran among the cells of an iteration which is not complete
+        self._begun = head.turn  # the iteration whose reply came last
         self._lock = threading.Lock()  # events of children and late outputs come from threads of their own
         self._state_head()
 
@@ -133,6 +136,7 @@ class Recorder:
         notices = (*recorded.notices, notice)[-NOTICES:]
         now = {"state": "running", "outcome": None, "patch": Patch(), "ended": 0.0, "total_cost": 0}
         head = Head(**{**before, **now, "cost": cost, "usage": usage, "notices": notices})
+        begun = [*recorded.iterations, *([recorded.begun] if recorded.begun else [])]
         document = Document(path)
         gone = {layout.FINAL}
         stopped = recorded.outcome is None or recorded.outcome.stopped
@@ -144,6 +148,7 @@ class Recorder:
                 document.put(node)
         with Journal(path) as journal:
             recorder = cls(document, head, journal)
+            recorder._begun = begun[-1].number if begun else 0
             with recorder._writing():
                 yield recorder
 
@@ -159,8 +164,8 @@ class Recorder:
     def listen(self, event: Event) -> None:
         """Record an event of this agent, or of a sub-agent that it started; all others are somebody else's.
 
-        A complete iteration is in the notebook on disk when this returns, and so is what a person made of a reply; a
-        reply itself is in the journal by then. The rest follows within a second.
+        A complete iteration is in the notebook on disk when this returns, and so is what a person made of a reply, or
+        ran himself between two iterations; a reply itself is in the journal by then. The rest follows within a second.
 
         Raises:
             RunFolderError: The notebook cannot be saved. Raised where an iteration begins or ends, never for an
@@ -175,7 +180,7 @@ class Recorder:
                 self._record_child(event)
         else:
             return
-        if own and (isinstance(event, Iterated) or (isinstance(event, Replied) and event.edited)):
+        if own and (isinstance(event, Iterated | Attended) or (isinstance(event, Replied) and event.edited)):
             self._document.save()
             if isinstance(event, Iterated) and not _may_go_on(event.iteration):
                 self._journal.clear()
@@ -241,7 +246,7 @@ class Recorder:
             case Asked(number=number):
                 self._head = replace(self._head, turn=number)
             case Replied(number=number, message=message, reply=reply, code=code):
-                self._code = {number: code}
+                self._code, self._begun = {number: code}, number
                 edited = code if event.edited else None
                 begun = Iteration(event.agent, number, message, reply, finishing=event.finishing, code=edited)
                 self._document.put(self._think(begun, code, complete=False))
@@ -258,6 +263,11 @@ class Recorder:
             case Iterated(iteration=iteration):
                 self._record_iteration(iteration)
                 self._head = replace(self._head, turn=max(self._head.turn, iteration.number))
+            case Attended(cell=cell):
+                self._asides.append(cell)
+                if not self._code:  # else it has its place once it is known which cells ran before it
+                    self._record_asides()
+                return
             case Charged(cost=cost, usage=usage):
                 self._head = replace(self._head, cost=cost, usage=usage)
             case Notice(text=text):
@@ -291,6 +301,34 @@ class Recorder:
             self._document.put(_not_stopping(skipped))
         self._running = ""
         self._late.clear()
+        self._record_asides(iteration)
+
+    def _record_asides(self, iteration: Iteration | None = None) -> None:
+        """Put what people ran where it ran: below all else, or among the cells of the iteration."""
+        lowest: dict[int, str] = {}  # below each cell of the iteration, by its index
+        for cell in self._asides:
+            before = [at for at, ran in enumerate(iteration.cells if iteration else (), 1) if ran.number < cell.number]
+            if iteration is None:
+                self._put_aside(cell, self._begun)
+            elif before:
+                at, names = before[-1], (layout.calls_id, layout.code_id)
+                found = (name for name in (id_(iteration.number, at) for id_ in names) if name in self._document)
+                lowest[at] = self._put_aside(cell, iteration.number, lowest.get(at) or next(found))
+            else:
+                above = self._document.above(layout.think_id(iteration.number))
+                self._put_aside(cell, iteration.number - 1, above)
+        self._asides.clear()
+
+    def _put_aside(self, cell: CellResult, number: int, below: str | None = None) -> str:
+        """Returns the id of the lowest cell that it takes."""
+        node = _of(layout.aside(number, cell, self._folder), cell)
+        self._document.put(node, below=below)
+        if (asked := calls(cell, number, 0)) is None:
+            return str(node["id"])
+        name = f"{node['id']}-calls"
+        rlm = {"number": number, "aside": True}
+        self._document.put({**asked, "id": name, "metadata": {**asked["metadata"], "rlm": rlm}}, below=node["id"])
+        return name
 
     def _think(self, iteration: Iteration, code: Sequence[str], *, complete: bool) -> Node:
         model = str(self._head.about.get("model", ""))
@@ -328,6 +366,7 @@ class Recorder:
     def _leave(self) -> None:
         """Say that it is unfinished if nobody said how it ended; what is unsaved is saved by the document."""
         with self._lock:
+            self._record_asides()
             if self._head.outcome is None:
                 self._head = replace(self._head, state="unfinished", ended=time.time())
                 self._state_head()
@@ -356,4 +395,4 @@ def _tagged(node: Node, tag: str) -> Node:
 
 def _may_go_on(iteration: Iteration) -> bool:
     """Whether its last cell was stopped with the run, and is run again when that goes on."""
-    return bool(iteration.cells) and iteration.cells[-1].status == "interrupted"
+    return bool(iteration.cells) and iteration.cells[-1].may_go_on

@@ -1,0 +1,148 @@
+"""Jupyter's way to an agent at work: a kernelspec, a connection file, and what becomes of what a person runs there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client import BlockingKernelClient, KernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+
+from rlm_nb import control, live_specs
+from rlm_nb.notebook.reader import read
+from tests.kernel.test_people import PATIENCE, run
+from tests.test_control import run_of
+from tests.whole_runs.conftest import Shell, cell, until
+
+FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def specs() -> list[str]:
+    """The kernelspecs of agents at work that Jupyter finds."""
+    return sorted(name for name in KernelSpecManager().find_kernel_specs() if name.startswith(live_specs.PREFIX))
+
+
+@contextmanager
+def attached(name: str) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    """A kernel manager, and a client of it, as a front end has them."""
+    manager = KernelManager(kernel_name=name)
+    manager.start_kernel()
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(PATIENCE)
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+def decide(run: Path, number: int) -> None:
+    """Let what is proposed in this iteration run."""
+    until(lambda: [one for one in control.waiting(run) if one["number"] == number])
+    control.decide(run, "root", str(control.waiting(run)[0]["key"]))
+
+
+def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, repository: Path) -> None:
+    """As his, in its place; the agent goes on with what he left, and so does whoever runs it all again."""
+    script = {"root": [cell("x = 20"), cell("y = x + z"), cell("FINAL(y)")], "root.1": [cell("FINAL('hi')")]}
+    with shell.start(repository, "--model", shell.script(script), "--approve-in-lab") as running:
+        folder = run_of(shell)
+        decide(folder, 1)
+        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        [name] = specs()
+        with attached(name) as (manager, client):
+            assert run(client, "z = 22\nprint(x)")[1] == "20\n"
+            assert run(client, "1 / 0")[0]["ename"] == "ZeroDivisionError"
+            waiting = client.execute("print(rlm_query('Say hi'))")
+            decide_child(folder)
+            while (reply := client.get_shell_msg(timeout=PATIENCE))["parent_header"]["msg_id"] != waiting:
+                pass
+            assert reply["content"]["status"] == "ok"
+            manager.restart_kernel()
+            client.wait_for_ready(PATIENCE)
+            assert run(client, "x + z")[1] == "42"
+        assert specs() == [name]
+        decide(folder, 2)
+        decide(folder, 3)
+        ended = running.end()
+    assert ended.code == 0, ended
+    assert specs() == []
+    recorded = read(folder / "root.ipynb")
+    assert recorded.outcome is not None
+    assert recorded.outcome.answer.value == 42
+    theirs = [(one.code, one.status, one.human, one.number) for one in recorded.asides]
+    assert theirs[:2] == [("z = 22\nprint(x)", "ok", True, 2), ("1 / 0", "error", True, 3)]
+    assert [cell.name for cell in recorded.asides[2].calls] == ["rlm_query"]
+    assert len(theirs) == 4
+    assert [turn.cells[0].human for turn in recorded.iterations] == [False] * 3
+    nodes = [node for node in nbformat.read(folder / "root.ipynb", 4).cells if node.metadata.get("rlm")]
+    order = [node.id for node in nodes if node.id[:2] in ("it", "as")]
+    assert order[:4] == ["it-001-think", "it-001-code-1", "aside-002", "aside-003"]
+    assert order[-1] == "it-003-code-1"
+    assert "rlm-human" in next(node for node in nodes if node.id == "aside-002").metadata.tags
+    assert "# A person used your kernel" in recorded.iterations[2].message
+    assert "```python\nz = 22\nprint(x)\n```" in recorded.iterations[2].message
+    assert "ZeroDivisionError" in recorded.iterations[2].message
+    assert [child.agent for child in recorded.subagents] == ["root.1"]
+    again = subprocess.run(
+        [sys.executable, "-m", "rlm_nb", "replay", folder], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert again.returncode == 0, again
+    assert "all came out as before" in again.stdout + again.stderr
+    (shell.here / "runs").rename(shell.here / "before")
+    replayed = shell.run(repository, "--model", f"replay:{shell.here / 'before' / folder.name}")
+    assert (replayed.code, replayed.state["answer"]) == (0, 42), replayed
+
+
+def decide_child(folder: Path) -> None:
+    until(lambda: [one for one in control.waiting(folder) if one["agent"] == "root.1"])
+    [proposal] = [one for one in control.waiting(folder) if one["agent"] == "root.1"]
+    control.decide(folder, "root.1", str(proposal["key"]))
+
+
+def test_an_agent_is_interrupted_and_detached_from(shell: Shell, repository: Path) -> None:
+    """Its cell heeds the first, and not the second; its end is the end for who is still attached."""
+    script = {"root": [cell(FOREVER), cell(FOREVER), cell("FINAL('done')")]}
+    with shell.start(repository, "--model", shell.script(script)) as running:
+        folder = run_of(shell)
+        until(lambda: specs() and (folder / "root.ipynb").read_text("utf-8").count('"begun') == 1)
+        [name] = specs()
+        with attached(name) as (manager, _):
+            manager.interrupt_kernel()
+            until(lambda: (folder / "root.ipynb").read_text("utf-8").count('"begun') == 2)
+        assert BY_A_PERSON in read(folder / "root.ipynb").iterations[0].cells[0].error
+        with attached(name) as (manager, client):
+            time.sleep(0.3)
+            assert len(read(folder / "root.ipynb").iterations) == 1  # to detach has interrupted nothing
+            assert manager.is_alive()
+            console = console_in(shell, folder)
+            manager.interrupt_kernel()
+            ended = running.end()
+            until(lambda: not manager.is_alive())
+            until(lambda: client.get_iopub_msg(timeout=PATIENCE)["content"].get("execution_state") == "dead")
+        console.expect(pexpect.EOF)
+        console.close(force=True)
+    assert ended.code == 0, ended
+    assert BY_A_PERSON in read(folder / "root.ipynb").iterations[2].message
+    assert specs() == []
+    with pytest.raises(NoSuchKernel):
+        KernelManager(kernel_name=name).start_kernel()
+    late = attach(shell, folder)
+    assert (late.returncode, "does not go on" in late.stderr) == (1, True), late
+
+
+def attach(shell: Shell, what: Path | str) -> subprocess.CompletedProcess[str]:
+    """`rlm-nb attach`."""
+    command = [sys.executable, "-m", "rlm_nb", "attach", str(what)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=shell.here, timeout=PATIENCE)
