@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import pexpect
 import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_core.paths import jupyter_data_dir
 
 from rlm_nb import control, live_specs
+from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.reader import read
+from rlm_nb.records import BY_A_PERSON
 from tests.kernel.test_people import PATIENCE, run
 from tests.test_control import run_of
 from tests.whole_runs.conftest import Shell, cell, until
@@ -73,6 +79,7 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
             client.wait_for_ready(PATIENCE)
             assert run(client, "x + z")[1] == "42"
         assert specs() == [name]
+        at_a_prompt(shell, folder)
         decide(folder, 2)
         decide(folder, 3)
         ended = running.end()
@@ -84,7 +91,7 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
     theirs = [(one.code, one.status, one.human, one.number) for one in recorded.asides]
     assert theirs[:2] == [("z = 22\nprint(x)", "ok", True, 2), ("1 / 0", "error", True, 3)]
     assert [cell.name for cell in recorded.asides[2].calls] == ["rlm_query"]
-    assert len(theirs) == 4
+    assert len(theirs) == 5
     assert [turn.cells[0].human for turn in recorded.iterations] == [False] * 3
     nodes = [node for node in nbformat.read(folder / "root.ipynb", 4).cells if node.metadata.get("rlm")]
     order = [node.id for node in nodes if node.id[:2] in ("it", "as")]
@@ -103,6 +110,32 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
     (shell.here / "runs").rename(shell.here / "before")
     replayed = shell.run(repository, "--model", f"replay:{shell.here / 'before' / folder.name}")
     assert (replayed.code, replayed.state["answer"]) == (0, 42), replayed
+
+
+def at_a_prompt(shell: Shell, folder: Path) -> None:
+    """`jupyter console --existing`, as `rlm-nb attach` says it."""
+    said = attach(shell, folder)
+    assert (said.returncode, "jupyter console --existing" in said.stderr) == (0, True), said
+    command = ["-m", "jupyter", "console", "--existing", said.stdout.strip(), "--simple-prompt"]
+    environment = {**os.environ, "TERM": "dumb"}
+    console = pexpect.spawn(
+        sys.executable, command, cwd=shell.here, env=environment, encoding="utf-8", timeout=PATIENCE
+    )
+    try:
+        console.expect("The REPL of an RLM agent")
+        console.expect(r"In \[\d+\]: ")
+        console.sendline("z + 1000")
+        console.expect("1022")
+        console.sendline("exit()")
+        console.expect(pexpect.EOF)
+    finally:
+        console.close(force=True)
+    unknown = attach(shell, f"{folder}:7")
+    assert (unknown.returncode, "root.7" in unknown.stderr, "root can be attached to" in unknown.stderr) == (
+        1,
+        True,
+        True,
+    )
 
 
 def decide_child(folder: Path) -> None:
@@ -126,13 +159,10 @@ def test_an_agent_is_interrupted_and_detached_from(shell: Shell, repository: Pat
             time.sleep(0.3)
             assert len(read(folder / "root.ipynb").iterations) == 1  # to detach has interrupted nothing
             assert manager.is_alive()
-            console = console_in(shell, folder)
             manager.interrupt_kernel()
             ended = running.end()
             until(lambda: not manager.is_alive())
             until(lambda: client.get_iopub_msg(timeout=PATIENCE)["content"].get("execution_state") == "dead")
-        console.expect(pexpect.EOF)
-        console.close(force=True)
     assert ended.code == 0, ended
     assert BY_A_PERSON in read(folder / "root.ipynb").iterations[2].message
     assert specs() == []
@@ -146,3 +176,40 @@ def attach(shell: Shell, what: Path | str) -> subprocess.CompletedProcess[str]:
     """`rlm-nb attach`."""
     command = [sys.executable, "-m", "rlm_nb", "attach", str(what)]
     return subprocess.run(command, capture_output=True, text=True, cwd=shell.here, timeout=PATIENCE)
+
+
+def test_a_killed_run_leaves_a_kernelspec_for_the_next_one(shell: Shell, repository: Path) -> None:
+    """Which removes it, and goes on with what a person had done; an agent that nobody is to be attached to is not."""
+    script = {"root": [cell("x = 20"), cell("FINAL(x + z)")]}
+    model = shell.script(script)
+    with shell.start(repository, "--model", model, "--approve-in-lab") as running:
+        folder = run_of(shell)
+        decide(folder, 1)
+        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        [name] = specs()
+        with attached(name) as (manager, client):
+            run(client, "z = 22")
+            running.process.kill()
+            running.process.wait()
+            until(lambda: not manager.is_alive())
+    assert specs() == [name]
+    assert live_specs.abandoned() == [Path(jupyter_data_dir(), "kernels", name)]
+    resumed = subprocess.run(
+        [sys.executable, "-m", "rlm_nb", "resume", folder], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert resumed.returncode == 0, resumed
+    recorded = read(folder / "root.ipynb")
+    assert recorded.outcome is not None
+    assert recorded.outcome.answer.value == 42
+    assert specs() == []
+    closed = shell.settings(kernel={"attach": False})
+    with shell.start(repository, "--model", model, "--approve-in-lab", "--config", closed) as running:
+        until(lambda: len(list(shell.here.glob(f"runs/*/{control.FOLDER}"))) == 1)
+        folder = next(shell.here.glob(f"runs/*/{control.FOLDER}")).parent
+        decide(folder, 1)
+        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        assert specs() == []
+        with pytest.raises(RunFolderError, match="no agent can be attached to"):
+            control.attach(folder)
+        control.stop(folder)
+        running.end()

@@ -161,6 +161,8 @@ class KernelClient:
         code, names = content.get("code"), ("silent", "store_history", "user_expressions", "stop_on_error")
         if not isinstance(code, str):
             return door.failed("NoCode", "an execute_request has a text as its code")
+        if door.is_farewell(code):
+            return door.FAREWELL
         asked = Request(message["header"], {name: content[name] for name in names if name in content})
         with self._cancel.child() as own, self._over.calling(lambda: own.cancel(self._over.reason)):
             with self._turns.taken(own, own.check):

@@ -59,6 +59,20 @@ def about(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "debugger": False, "supported_features": []}
 
 
+def is_farewell(code: str) -> bool:
+    """Whether a person who types this at a prompt wants to be gone, and not to be told that the REPL stays."""
+    return code.strip() in ("exit", "exit()", "quit", "quit()", "%exit", "%quit")
+
+
+FAREWELL: dict[str, Any] = {
+    "status": "ok",
+    "execution_count": 0,
+    "user_expressions": {},
+    "payload": [{"source": "ask_exit", "keepkernel": True}],
+}
+"""The answer to that: the client ends, and the kernel does not."""
+
+
 def refused(kind: str) -> dict[str, Any]:
     """The content of the answer to a request that is refused."""
     return failed("NotForPeople", f"{kind} is nothing that the kernel of an agent does for who is attached to it")
