@@ -15,12 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import zmq
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerBase
 
 from rlm_nb import control
 from rlm_nb.errors import KernelStartError, RLMError
+from rlm_nb.kernel.wire import Wire
 from rlm_nb.processes import is_alive, mark
+
+LINGER = 1000
+"""Milliseconds that an interrupt may take on its way."""
 
 POLL = 0.2
 """Seconds between two looks at whether the agent is still at work."""
@@ -59,11 +64,12 @@ class LiveProvisioner(KernelProvisionerBase):  # type: ignore[misc]
 
     async def send_signal(self, signum: int) -> None:
         """Interrupt the cell that runs, for SIGINT; not for the one that comes before a kernel manager shuts down."""
-        manager = self.parent
-        if signum == signal.SIGINT and self.has_process and not getattr(manager, "shutting_down", False):
-            control_socket = manager.connect_control()
-            manager.session.send(control_socket, manager.session.msg("interrupt_request", content={}))
-            control_socket.close(linger=1000)
+        if signum == signal.SIGINT and self.has_process and not getattr(self.parent, "shutting_down", False):
+            info = self.connection_info
+            with self.parent.context.socket(zmq.DEALER) as asking:
+                asking.linger = LINGER
+                asking.connect(f"{info['transport']}://{info['ip']}-{info['control_port']}")
+                Wire(info["key"]).send(asking, "interrupt_request", {}, {})
 
     async def kill(self, restart: bool = False) -> None:
         """Let go."""

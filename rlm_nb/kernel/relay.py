@@ -89,6 +89,7 @@ class Relay:
         self._behind: Behind | None = None
         self._asked: dict[str, Asked] = {}  # by the id of the message: what the kernel is to answer
         self._closing = False
+        self._busy: Mapping[str, Any] = {}  # the header of the cell that runs
         self._front: dict[str, zmq.Socket[bytes]] = {}
         self._folder = ""
         self._thread = threading.Thread(target=self._serve, name="rlm-relay", daemon=True)
@@ -266,9 +267,24 @@ class Relay:
             iopub, kind = self._front["iopub"], message["msg_type"]
             more = message["metadata"], message.get("buffers", ())
             self._wire.send(iopub, kind, message["content"], message["parent_header"], [kind.encode()], *more)
+            self._note_state(kind, message["content"], message["parent_header"])
 
     def _publish(self, kind: str, content: Mapping[str, Any], parent: Mapping[str, Any]) -> None:
         self._wire.send(self._front["iopub"], kind, content, parent, [kind.encode()])
+        self._note_state(kind, content, parent)
+
+    def _note_state(self, kind: str, content: Mapping[str, Any], parent: Mapping[str, Any]) -> None:
+        """Front ends believe the last word: when something else has ended, they hear again that a cell still runs."""
+        if kind != "status":
+            return
+        if content["execution_state"] == "busy":
+            if parent.get("msg_type") == "execute_request":
+                self._busy = parent
+        elif parent.get("msg_id") == self._busy.get("msg_id"):
+            self._busy = {}
+        elif self._busy and content["execution_state"] == "idle":
+            iopub, again = self._front["iopub"], {"execution_state": "busy"}
+            self._wire.send(iopub, kind, again, self._busy, [kind.encode()])
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:

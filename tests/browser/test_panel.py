@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jupyter_core.paths import jupyter_data_dir
 from playwright.sync_api import Locator, Page, expect
 
+from rlm_nb import control
 from rlm_nb.notebook.reader import read
 from rlm_nb.notebook.tree import everyone, tree
+from rlm_nb.records import BY_A_PERSON
 from tests.browser.conftest import Seen
 from tests.browser.lab import PATIENCE, Lab
 from tests.browser.test_report import PAYLOADS
@@ -29,21 +26,6 @@ def panel(page: Page, lab: Lab) -> Locator:
     page.goto(f"{lab.url}lab?token={lab.token}&reset")
     page.locator(".jp-SideBar .lm-TabBar-tab[data-id='rlm-nb-runs']").click(timeout=SOON)
     return page.locator("#rlm-nb-runs")
-
-
-@contextmanager
-def kernelspec(run: Path, agent: str) -> Iterator[None]:
-    """A kernelspec that says it leads into the kernel of this agent; here it is one like any other."""
-    folder = Path(jupyter_data_dir()) / "kernels" / "rlm-live-abc"
-    folder.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    metadata = {"rlm": {"run": str(run), "agent": agent}}
-    spec = {"argv": argv, "display_name": "root.1", "language": "python", "metadata": metadata}
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_a_run_is_started_approved_edited_and_read(lab: Lab, seen: Seen, tmp_path: Path) -> None:
@@ -101,14 +83,10 @@ def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: 
         run = shown.locator(".rlm-Run")
         child = run.locator(".rlm-Agent").nth(1)
         expect(child).to_contain_text("root.1", timeout=SOON)
-        assert run.get_by_role("button", name="Attach").count() == 0
-        with kernelspec(next(lab.folder.glob("runs/*/root.1.ipynb")).parent, "root.1"):
-            child.get_by_role("button", name="Attach").click(timeout=SOON)
-            expect(seen.page.locator(".jp-CodeConsole-banner")).to_contain_text("IPython", timeout=SOON)
-            assert run.get_by_role("button", name="Attach").count() == 1
-        expect(run.get_by_role("button", name="Attach")).to_have_count(0, timeout=SOON)
+        expect(run.get_by_role("button", name="Attach")).to_have_count(2, timeout=SOON)
         child.get_by_role("button", name="Stop").click()
         expect(child.locator(".rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
+        expect(run.get_by_role("button", name="Attach")).to_have_count(1, timeout=SOON)
         expect(run.locator(".rlm-Agent").first).to_contain_text("1 iteration", timeout=SOON)
         expect(run.locator("header .rlm-Status")).to_have_attribute("data-status", "running")
         run.get_by_role("button", name="Stop the run").click()
@@ -120,3 +98,51 @@ def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: 
         ("root.1", "partial"),
     ]
     until(lambda: run.get_by_role("button", name="Stop the run").count() == 0)
+
+
+def test_a_live_agent_is_attached_to_interrupted_and_detached_from(lab: Lab, seen: Seen, repository: Path) -> None:
+    """In a console and a notebook; what is run there is recorded, restarting loses nothing, and the agent goes on."""
+    (lab.folder / "attached").mkdir()
+    shell = Shell(lab.folder / "attached")
+    model = shell.script({"root": [cell("x = 20"), cell(FOREVER), cell("FINAL(x + z)")]})
+    with shell.start(repository, "--model", model, "--approve-in-lab", "--runs-dir", lab.folder / "runs") as running:
+        until(lambda: list(lab.folder.glob("runs/*/.control/root.waiting")))
+        run = next(lab.folder.glob("runs/*/.control")).parent
+        decide(run, 1)
+        shown = panel(seen.page, lab)
+        shown.get_by_role("list", name="Runs").get_by_role("button", name=run.name).click(timeout=SOON)
+        shown.locator(".rlm-Run").get_by_role("button", name="Attach").click(timeout=SOON)
+        console = seen.page.locator(".jp-CodeConsole")
+        expect(console.locator(".jp-CodeConsole-banner")).to_contain_text("The REPL of an RLM agent", timeout=SOON)
+        console.locator(".jp-CodeConsole-promptCell .cm-content").click()
+        seen.page.keyboard.type("z = 22; x + z")
+        seen.page.keyboard.press("Shift+Enter")
+        expect(console.locator(".jp-OutputArea-output").last).to_contain_text("42", timeout=SOON)
+        [name] = [path.name for path in (Path(jupyter_data_dir()) / "kernels").glob("rlm-live-*")]
+        lab.write("theirs.ipynb", "print(x, z)", "x + z", kernel=name)
+        notebook = lab.open(seen.page, "theirs.ipynb")
+        expect(notebook.run(0)).to_contain_text("20 22", timeout=SOON)
+        decide(run, 2)
+        status = seen.page.locator("#jp-main-statusbar")
+        expect(status).to_contain_text("| Busy", timeout=SOON)
+        seen.page.locator("[data-command='notebook:interrupt-kernel'], [data-jp-item-name='interrupt']").first.click()
+        until(lambda: control.waiting(run) and control.waiting(run)[0]["number"] == 3)
+        seen.page.locator("[data-command='notebook:restart-kernel'], [data-jp-item-name='restart']").first.click()
+        seen.page.locator(".jp-Dialog button.jp-mod-warn").click(timeout=SOON)
+        expect(status).to_contain_text("| Idle", timeout=SOON)
+        expect(notebook.run(1)).to_contain_text("42", timeout=SOON)
+        lab.shut_down_kernels()
+        assert control.waiting(run)
+        decide(run, 3)
+        assert running.end().code == 0
+    recorded = read(run / "root.ipynb")
+    assert recorded.outcome is not None
+    assert recorded.outcome.answer.value == 42
+    assert [one.code for one in recorded.asides] == ["z = 22; x + z", "print(x, z)", "x + z"]
+    assert recorded.iterations[1].cells[0].error == BY_A_PERSON
+
+
+def decide(run: Path, number: int) -> None:
+    """Let what is proposed in this iteration run."""
+    until(lambda: [one for one in control.waiting(run) if one["number"] == number])
+    control.decide(run, "root", str(control.waiting(run)[0]["key"]))
