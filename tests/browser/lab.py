@@ -54,8 +54,17 @@ class Lab:
         for kernel in self._ask("GET", "api/kernels"):
             self._ask("DELETE", f"api/kernels/{kernel['id']}")
 
-    def _ask(self, method: str, path: str) -> Any:
-        request = Request(f"{self.url}{path}", method=method, headers={"Authorization": f"token {self.token}"})
+    def start_kernel(self, name: str) -> str:
+        """Start a kernel; returns its id."""
+        return self._ask("POST", "api/kernels", {"name": name})["id"]
+
+    def state_of_kernel(self, kernel: str) -> str:
+        """What the server says of it."""
+        return self._ask("GET", f"api/kernels/{kernel}")["execution_state"]
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self.url}{path}", data, {"Authorization": f"token {self.token}"}, method=method)
         with urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 

@@ -84,9 +84,12 @@ def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: 
         child = run.locator(".rlm-Agent").nth(1)
         expect(child).to_contain_text("root.1", timeout=SOON)
         expect(run.get_by_role("button", name="Attach")).to_have_count(2, timeout=SOON)
+        [name] = [path.name for path in Path(jupyter_data_dir(), "kernels").glob("rlm-live-*-root.1")]
+        kernel = lab.start_kernel(name)
         child.get_by_role("button", name="Stop").click()
         expect(child.locator(".rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
         expect(run.get_by_role("button", name="Attach")).to_have_count(1, timeout=SOON)
+        until(lambda: lab.state_of_kernel(kernel) == "dead", 10)
         expect(run.locator(".rlm-Agent").first).to_contain_text("1 iteration", timeout=SOON)
         expect(run.locator("header .rlm-Status")).to_have_attribute("data-status", "running")
         run.get_by_role("button", name="Stop the run").click()
