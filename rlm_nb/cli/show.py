@@ -111,8 +111,13 @@ def _agent(folder: Path, agent: str, number: int | None) -> Iterator[Piece]:
                 return
         raise NotebookError(f"{path}: there is no iteration {number}; it has {len(recorded.iterations)}")
     yield from _head(recorded)
+    theirs = list(recorded.asides)
     for iteration in recorded.iterations:
+        while theirs and iteration.cells and theirs[0].number < iteration.cells[0].number:
+            yield from _aside(theirs.pop(0))
         yield from _iteration(agent, iteration, LINES)
+    for cell in theirs:
+        yield from _aside(cell)
     if recorded.outcome is not None:
         yield Piece("title", "Answer" if recorded.outcome.source != "none" else "No answer")
         yield Piece("facts", printable(recorded.outcome.stop_reason))
@@ -151,6 +156,11 @@ def _iteration(agent: str, iteration: Iteration, lines: int | None) -> Iterator[
         yield Piece("prose", said)
     for cell in iteration.cells:
         yield from _cell(cell, lines)
+
+
+def _aside(cell: CellResult) -> Iterator[Piece]:
+    yield Piece("title", f"A person ran in its kernel, as cell {cell.number}")
+    yield from _cell(cell, LINES)
 
 
 def _cell(cell: CellResult, lines: int | None) -> Iterator[Piece]:

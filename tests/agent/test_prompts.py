@@ -154,3 +154,16 @@ def test_last_turn() -> None:
     text = prompts().last_turn("Output:\n$why", "The budget ended: $5 of $5.")
     assert text.startswith("Output:\n$why\n\n**This is your last turn.** The budget ended: $5 of $5.\n")
     assert "`FINAL`" in text
+
+
+def test_what_people_ran_is_told_and_bounded() -> None:
+    """The last of many cells, as much of each as a cell of the agent's, in fences that nothing in them ends."""
+    cells = [replace(cell("o" * 9000), code=f"```\n{number}" + "x" * 5000, number=number) for number in range(1, 31)]
+    told = prompts().attended("Go on.", cells, shown)
+    assert told.startswith("Go on.\n\n# A person used your kernel")
+    assert "These are the last 10 of 30 cells." in told
+    assert 20_000 < len(told) < 40_000
+    code = blocks(told)[::2]
+    assert [text.splitlines()[1].rstrip("x") for text in code] == [str(number) for number in range(21, 31)]
+    assert all(text.endswith("more characters\n") for text in code)
+    assert "of 1" not in prompts().attended("Go on.", cells[:1], shown)

@@ -23,6 +23,7 @@ from rlm_nb.records import (
     AgentStarted,
     Answer,
     Asked,
+    Attended,
     Balance,
     CellOutput,
     CellResult,
@@ -86,6 +87,41 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
     assert notebook.metadata.language_info.file_extension == ".py"
     prompt = "<details>\n<summary>System prompt, 9 characters</summary>\n\n```text\nBe brief.\n```\n\n</details>"
     assert notebook.cells[2].source == prompt
+
+
+def test_what_people_ran_stands_where_it_ran(tmp_path: Path) -> None:
+    """Between iterations at once, among the cells of one when that is complete; and all of it is read back in order."""
+    path = tmp_path / "root.ipynb"
+    numbers = iter(range(1, 100))
+
+    def ran(code: str, *, human: bool = False) -> CellResult:
+        return CellResult(code, "ok", number=next(numbers), human=human)
+
+    with opened(path) as recorder:
+        for number in (1, 2):
+            recorder.listen(Replied("root", number, "", Reply(TWO_CELLS), ("ls()", "x")))
+            early = ran("early", human=True)
+            recorder.listen(Attended("root", early))
+            recorder.listen(CellStarted("root", number, 1, "ls()"))
+            first, middle, more, last = ran("ls()"), ran("middle", human=True), ran("more", human=True), ran("x")
+            recorder.listen(Attended("root", middle))
+            recorder.listen(Attended("root", more))
+            assert [cell.code for cell in read(path).asides] == ["early", "middle", "more", "after"] * (number - 1)
+            recorder.listen(Iterated("root", Iteration("root", number, "", Reply(TWO_CELLS), (first, last))))
+            recorder.listen(Attended("root", ran("after", human=True)))
+        recorder.finish(Chance(0).result(path))
+    ids = [cell.id for cell in check(path).cells[3:]]
+    one = ["aside-001", "it-001-think", "it-001-code-1", "aside-003", "aside-004", "it-001-code-2", "aside-006"]
+    two = ["aside-007", "it-002-think", "it-002-code-1", "aside-009", "aside-010", "it-002-code-2", "aside-012"]
+    assert ids == [*one, *two, "final"]
+    recorded = read(path)
+    assert [(cell.code, cell.human) for cell in recorded.asides] == 2 * [
+        ("early", True),
+        ("middle", True),
+        ("more", True),
+        ("after", True),
+    ]
+    assert [cell.number for turn in recorded.iterations for cell in turn.cells] == [2, 5, 8, 11]
 
 
 @pytest.mark.parametrize("seed", range(12))
