@@ -47,7 +47,7 @@ SCREEN = {
 """The commands that are shown with what they print, and who runs them."""
 
 VERBS = ["run", "tree", "diff", "apply", "clean", "task", "replay", "resume", "fork", "step", "runs", "show", "report"]
-VERBS += ["lab"]
+VERBS += ["lab", "attach"]
 """Those whose flags the documents name."""
 
 CELL = """edit_file("README.md", "Says hello.", "Says hello to everybody.")\nFINAL("done")\n"""

@@ -142,6 +142,12 @@ def aside(number: int, cell: CellResult, folder: Path) -> Node:
     }
 
 
+def aside_note(number: int, cell: CellResult, folder: Path) -> Node:
+    """The cell above that: whose it is, and what its outputs do not say."""
+    parts = ["*A person who was attached to the kernel ran this:*", *_happened(cell.number, cell, folder)]
+    return markdown(f"{aside_id(cell.number)}-note", parts, ["rlm-aside"], {"number": number, "aside": True})
+
+
 def final(outcome: Outcome, patch: Patch) -> Node:
     """The last cell: the answer."""
     title = "No answer" if outcome.source == "none" else "Answer" if outcome.status == "completed" else "Partial answer"

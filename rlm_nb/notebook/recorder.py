@@ -321,8 +321,9 @@ class Recorder:
 
     def _put_aside(self, cell: CellResult, number: int, below: str | None = None) -> str:
         """Returns the id of the lowest cell that it takes."""
-        node = _of(layout.aside(number, cell, self._folder), cell)
-        self._document.put(node, below=below)
+        node, note = _of(layout.aside(number, cell, self._folder), cell), layout.aside_note(number, cell, self._folder)
+        self._document.put(note, below=below)
+        self._document.put(node, below=note["id"])
         if (asked := calls(cell, number, 0)) is None:
             return str(node["id"])
         name = f"{node['id']}-calls"

@@ -110,7 +110,10 @@ def test_what_people_ran_stands_where_it_ran(tmp_path: Path) -> None:
             recorder.listen(Iterated("root", Iteration("root", number, "", Reply(TWO_CELLS), (first, last))))
             recorder.listen(Attended("root", ran("after", human=True)))
         recorder.finish(Chance(0).result(path))
-    ids = [cell.id for cell in check(path).cells[3:]]
+    cells = check(path).cells[3:]
+    assert [cell.id for cell in cells[:2]] == ["aside-001-note", "aside-001"]
+    assert cells[0].source == "*A person who was attached to the kernel ran this:*"
+    ids = [cell.id for cell in cells if not cell.id.endswith("-note")]
     one = ["aside-001", "it-001-think", "it-001-code-1", "aside-003", "aside-004", "it-001-code-2", "aside-006"]
     two = ["aside-007", "it-002-think", "it-002-code-1", "aside-009", "aside-010", "it-002-code-2", "aside-012"]
     assert ids == [*one, *two, "final"]
