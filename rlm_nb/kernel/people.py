@@ -105,18 +105,23 @@ class People:
             except RLMError as error:
                 self.tell(asked.message["header"], str(error))
                 content = door.failed(type(error).__name__, str(error))
+            stops = content.get("status") == "error" and asked.message["content"].get("stop_on_error", True)
+            # Before the answer: what is sent by somebody who has read it is to run.
+            together = self._waiting() if stops else []
             self._relay_answer(asked, content)
-            if content.get("status") == "error" and asked.message["content"].get("stop_on_error", True):
-                self._abort()
+            for one in together:
+                self._relay_answer(one, {"status": "aborted"})
 
-    def _abort(self) -> None:
-        """What was sent together with a cell that failed is not run."""
+    def _waiting(self) -> list[Asked]:
+        """What was sent together with a cell that failed, and is not run."""
+        found = []
         while not self._wanted.empty():
             asked = self._wanted.get()
             if asked is None:
                 self._wanted.put(None)
-                return
-            self._relay_answer(asked, {"status": "aborted"})
+                break
+            found.append(asked)
+        return found
 
     def _stop_working(self) -> None:
         with suppress(queue.Empty):
