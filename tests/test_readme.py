@@ -194,7 +194,10 @@ def test_the_flags_and_targets_exist() -> None:
     magics = (RLMMagics.rlm, RLMMagics.rlm_step, RLMMagics.rlm_apply)
     usage += "".join(magic.parser.format_help() for magic in magics)
     flags = set(
-        re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"\b(git|mypy|jupytext|nbconvert) .*|`--update`", "", text))
+        re.findall(
+            r"(?<![\w-])--[a-z][a-z-]+",
+            re.sub(r"\b(git|mypy|jupytext|nbconvert|jupyter console) .*|`--update`", "", text),
+        )
     )
     assert flags
     assert flags <= set(re.findall(r"--[a-z][a-z-]+", usage))

@@ -158,12 +158,12 @@ class KernelClient:
     def _run_for(self, message: Message) -> dict[str, Any]:
         """Run what a person who is attached asks for, once it is his turn; returns what he is answered."""
         content = message["content"]
-        code, names = content.get("code"), ("silent", "store_history", "user_expressions", "stop_on_error")
-        if not isinstance(code, str):
-            return door.failed("NoCode", "an execute_request has a text as its code")
+        code, options = content.get("code"), door.options(content)
+        if not isinstance(code, str) or options is None:
+            return door.failed("NoCell", "an execute_request has a text as its code, and options of Jupyter's kinds")
         if door.is_farewell(code):
             return door.FAREWELL
-        asked = Request(message["header"], {name: content[name] for name in names if name in content})
+        asked = Request(message["header"], options)
         with self._cancel.child() as own, self._over.calling(lambda: own.cancel(self._over.reason)):
             with self._turns.taken(own, own.check):
                 own.check()

@@ -59,6 +59,13 @@ def about(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "debugger": False, "supported_features": []}
 
 
+def options(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a kernel is told of a cell beside its code; `None` for what it could not answer, and would be waited for."""
+    kinds = {"silent": bool, "store_history": bool, "stop_on_error": bool, "user_expressions": dict}
+    found = {name: content[name] for name in kinds if name in content}
+    return found if all(isinstance(value, kinds[name]) for name, value in found.items()) else None
+
+
 def is_farewell(code: str) -> bool:
     """Whether a person who types this at a prompt wants to be gone, and not to be told that the REPL stays."""
     return code.strip() in ("exit", "exit()", "quit", "quit()", "%exit", "%quit")

@@ -89,6 +89,7 @@ class Relay:
         self._behind: Behind | None = None
         self._asked: dict[str, Asked] = {}  # by the id of the message: what the kernel is to answer
         self._closing = False
+        self._about: Mapping[str, Any] | None = None  # what the kernel says of itself
         self._busy: Mapping[str, Any] = {}  # the header of the cell that runs
         self._front: dict[str, zmq.Socket[bytes]] = {}
         self._folder = ""
@@ -220,14 +221,19 @@ class Relay:
         self._publish("status", {"execution_state": "idle"}, header)
 
     def _ask(self, asked: Asked) -> None:
-        """Ask the kernel; without one, what can wait for it does."""
-        kind = asked.message["msg_type"]
+        """Ask the kernel; while there is none, what the last one was is what the next one will be."""
+        kind, header = asked.message["msg_type"], asked.message["header"]
         aside = door.way(asked.channel, kind) == "ask aside"
         if len(self._asked) >= MOST_ASKED or (self._behind is None and not aside):
             self._answer(asked, door.failed("NoKernel", "the agent has no kernel now, or it has been asked too much"))
             return
+        if self._behind is None and self._about is not None:
+            self._publish("status", {"execution_state": "busy"}, header)
+            self._answer(asked, self._about)
+            self._publish("status", {"execution_state": "idle"}, header)
+            return
         if door.reply_to(kind) is not None:
-            self._asked[asked.message["header"]["msg_id"]] = asked
+            self._asked[header["msg_id"]] = asked
         if self._behind is not None:
             self._behind.wire.pass_on(self._behind.control if aside else self._behind.shell, asked.message)
 
@@ -235,8 +241,9 @@ class Relay:
         """Bring the kernel's answer to who asked for it."""
         asked = self._asked.pop(messages.parent(reply), None)
         if asked is not None:
-            about = door.about if asked.message["msg_type"] == "kernel_info_request" else dict
-            self._answer(asked, about(reply["content"]), reply)
+            if asked.message["msg_type"] == "kernel_info_request":
+                self._about = reply["content"] = door.about(reply["content"])
+            self._answer(asked, reply["content"], reply)
 
     def _turn_to(self, connection: Mapping[str, Any] | None) -> None:
         if self._behind is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 import psutil
 import pytest
+from jupyter_core.paths import jupyter_data_dir
 
 from rlm_nb.processes import this_process, world
 from tests.cli.conftest import PATIENCE, Command, Terminal
@@ -48,7 +49,9 @@ def test_what_a_killed_run_leaves(shell: Shell, rlm_nb: Command, repository: Pat
     living.mkdir()
     with shell.start(repository, "--model", shell.script({"root": [DAEMON]})) as going:
         until(lambda: list(clean_environment.glob("rlm-*/tmp/ready")))
-        family = psutil.Process(going.process.pid).children(recursive=True)
+        run = psutil.Process(going.process.pid)
+        until(lambda: "sleep" in [process.name() for process in run.children(recursive=True)])  # setsid has become it
+        family = run.children(recursive=True)
         (daemon,) = (process for process in family if process.name() == "sleep")
         doomed = [psutil.Process(going.process.pid), *(process for process in family if process != daemon)]
         for process in doomed:
@@ -62,6 +65,8 @@ def test_what_a_killed_run_leaves(shell: Shell, rlm_nb: Command, repository: Pat
     said = rlm_nb("clean", "--dry-run")
     assert said.returncode == 0
     assert f"would kill process {daemon.pid} (sleep)\nwould remove {folder}\n" in said.stdout
+    (spec,) = Path(jupyter_data_dir(), "kernels").glob("rlm-live-*")
+    assert f"would remove {spec}\n" in said.stdout
     assert daemon.is_running()
     assert folder.is_dir()
 
@@ -71,6 +76,7 @@ def test_what_a_killed_run_leaves(shell: Shell, rlm_nb: Command, repository: Pat
     assert f"removed {folder}\n" in done.stdout
     until(lambda: not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE)
     assert not folder.exists()
+    assert not spec.exists()
     assert living.is_dir()
     living.rmdir()
     assert (

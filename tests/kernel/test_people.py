@@ -162,6 +162,9 @@ def test_shutting_down_detaches(attended: Bench) -> None:
         assert run(client, "alive")[1] == "'yes'"
         client.control_channel.send(client.session.msg("execute_request", {"code": "alive = 'no'"}))
         assert client.get_control_msg(timeout=PATIENCE)["content"]["ename"] == "NotForPeople"
+        odd = client.session.msg("execute_request", {"code": "alive = 'no'", "user_expressions": [1]})
+        client.shell_channel.send(odd)
+        assert ran(client, odd["msg_id"])[0]["ename"] == "NoCell"
         before = len(attended.attended)
         client.session.key = b"another"
         client.execute("alive = 'no'")
@@ -190,6 +193,7 @@ def test_a_kernel_is_replaced_and_people_stay(start: Start) -> None:
             assert (reply["status"], "exit code 3" in said) == ("error", True)
         assert bench.attended[-1].status == "died"
         assert bench.run("import os; os._exit(4)").status == "died"
+        assert client.kernel_info(reply=True, timeout=PATIENCE)["content"]["status"] == "ok"  # there is no kernel
         reply, said = run(client, "1 + 1")
         assert (reply["status"], said.startswith("2")) == ("ok", True)
         reply, said = run(client, "print('x' * 80_000_000)")
