@@ -12,6 +12,7 @@ import pytest
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import IsolationSettings, KernelSettings
+from rlm_nb.errors import IsolationError
 from rlm_nb.kernel.client import KernelClient
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.records import CellResult, Output
@@ -19,7 +20,7 @@ from rlm_nb.records import CellResult, Output
 Start = Callable[..., "Bench"]
 
 FREE = IsolationSettings(level="none")
-"""Nothing hides a kernel's processes and files from these tests; those of isolation/ see to the rest."""
+"""Nothing hides a kernel's processes and files from these tests; those of `confined` see to the rest."""
 
 
 class Bench:
@@ -71,6 +72,18 @@ def text(outputs: tuple[Output, ...] | list[Output], name: str = "stdout") -> st
 @pytest.fixture(scope="session")
 def launcher(clean_environment: Path) -> Iterator[Launcher]:
     with Launcher(isolation=FREE) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def confined(clean_environment: Path) -> Iterator[Launcher]:
+    """One whose kernels are confined as users get them, where the machine can hold that."""
+    with ExitStack() as stack:
+        running = stack.enter_context(Launcher(isolation=IsolationSettings(level="ns")))
+        try:
+            running.confinement()
+        except IsolationError:
+            running = stack.enter_context(Launcher(isolation=FREE))
         yield running
 
 

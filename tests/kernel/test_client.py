@@ -15,9 +15,16 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.errors import KernelDiedError, KernelStartError
+from rlm_nb.kernel.launch import Launcher
 from tests.kernel.conftest import Bench, Start, text
 
 T = TypeVar("T")
+
+
+@pytest.fixture(scope="session")
+def launcher(confined: Launcher) -> Launcher:
+    """What a confined kernel survives, one that is not does as well; tests of limits and endings show that."""
+    return confined
 
 
 def test_variables_stay(bench: Bench) -> None:
@@ -432,10 +439,10 @@ def test_the_clock_stands_still_while_waiting(start: Start) -> None:
 def test_processes_of_a_cell_end_with_the_kernel(start: Start) -> None:
     """Children of a cell are ended with their kernel, those in a session of their own included."""
     own = start()
-    result = own.run("import subprocess\np = subprocess.Popen(['sleep', '300'], start_new_session=True)\nprint(p.pid)")
-    pid = int(text(result.outputs))
+    own.run("import subprocess\np = subprocess.Popen(['sleep', '300'], start_new_session=True)")
+    (child,) = psutil.Process(own.client._session.process.pid).children()  # type: ignore[union-attr]
     own.client.__exit__(None, None, None)
-    _until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, bool)
+    _until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, bool)
 
 
 def test_a_repository_full_of_module_names(start: Start) -> None:

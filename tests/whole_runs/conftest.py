@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ import nbformat
 import pytest
 import yaml
 
+from rlm_nb.config import IsolationSettings
+from rlm_nb.errors import IsolationError
+from rlm_nb.kernel.isolation.choice import Isolation
 from rlm_nb.notebook.reader import read
 from rlm_nb.notebook.tree import Node, tree
 from rlm_nb.records import AgentResult
@@ -37,6 +40,14 @@ HELLO = {"root": ["```python\nFINAL('hello')\n```"]}
 def cell(*lines: str) -> str:
     """A reply with one cell."""
     return "\n".join(["```python", *lines, "```"])
+
+
+@pytest.fixture
+def confined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs confine their cells as users get it, where the machine can hold that."""
+    with Isolation(IsolationSettings()) as isolation, suppress(IsolationError):
+        isolation.choice()
+        monkeypatch.setenv("RLM_ISOLATION_LEVEL", "auto")
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

@@ -34,6 +34,28 @@ FINAL({"found": found, "variables": dict(os.environ)})
 """
 
 
+HUNT = """
+import re
+found, looked = [], 0
+for place in PLACES:
+    for folder, _, names in os.walk(place):
+        for name in names:
+            try:
+                file = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                looked += 1
+                if re.search(b"planted" + b"-(0123|9876)", os.read(file, 1 << 20)):
+                    found.append(os.path.join(folder, name))
+            except OSError:
+                pass
+            finally:
+                os.close(file)
+FINAL({"found": found, "looked into": looked})
+"""
+
+
 def holding_a_key(folder: Path) -> list[str]:
     """The files below `folder` in which a key is found, names included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -58,6 +80,26 @@ def test_no_kernel_and_no_file_has_a_key(shell: Shell, repository: Path) -> None
     assert not PIECE.search((ended.out + ended.err).encode())
     assert holding_a_key(shell.here) == [str(shell.here / ".env")]
     check_record(ended.run)
+
+
+def test_no_confined_cell_finds_a_key(shell: Shell, repository: Path, confined: None) -> None:
+    """Not in any process that it sees, nor in any file that is not the system's, however it looks for it."""
+    (shell.here / ".env").write_text(f"OPENAI_API_KEY={OTHER_KEY}\n")
+    places = (
+        f"[{str(shell.here)!r}, {str(repository)!r}, '/tmp', '/dev/shm', '/proc', '/etc', os.environ['HOME'], '..']"
+    )
+    replies = {"Say hello": [cell("print(rlm_query('look'))", f"PLACES = {places}", HUNT)]}
+    replies["look"] = [cell(f"PLACES = {places}", HUNT)]
+    with MessagesServer(respond=conversations(replies)) as server:
+        ended = shell.run(repository, "-v", "-c", shell.served_by(server), ANTHROPIC_API_KEY=KEY)
+    assert ended.code == 0, ended.err
+    for name in ("root", "root.1"):
+        outcome = read(ended.run / f"{name}.ipynb").outcome
+        assert outcome is not None
+        assert outcome.answer.value["found"] == []
+        assert outcome.answer.value["looked into"] > 50
+    assert not PIECE.search((ended.out + ended.err).encode())
+    assert holding_a_key(shell.here) == [str(shell.here / ".env")]
 
 
 def test_an_error_that_echoes_the_key(shell: Shell, repository: Path) -> None:
@@ -121,7 +163,7 @@ def test_a_cell_that_prints_a_key(shell: Shell, repository: Path) -> None:
     assert not PIECE.search(ended.err.encode())
 
 
-def test_what_a_kernel_says_of_itself_is_not_believed(shell: Shell, repository: Path) -> None:
+def test_what_a_kernel_says_of_itself_is_not_believed(shell: Shell, repository: Path, confined: None) -> None:
     """Asked by hand on the bridge: another agent's name, less depth, a larger budget change nothing."""
     forge = cell(
         "client = rlm_query.__self__._client if 'rlm_query' in globals() else llm_query.__self__._client",

@@ -104,9 +104,13 @@ def lively(repository: Path, git: Git) -> None:
     (repository / "ignored.log").write_text("ignored\n")
 
 
-@pytest.mark.parametrize("children", [False, True], ids=["root", "with sub-agents"])
-def test_an_agent_at_its_worst(shell: Shell, repository: Path, git: Git, tmp_path: Path, children: bool) -> None:
+@pytest.mark.parametrize("children", [False, True], ids=["root, free", "with sub-agents, confined"])
+def test_an_agent_at_its_worst(
+    shell: Shell, repository: Path, git: Git, tmp_path: Path, children: bool, request: pytest.FixtureRequest
+) -> None:
     """Byte for byte as before; the edits are there; and what the user does next starts none of what was planted."""
+    if children:
+        request.getfixturevalue("confined")
     lively(repository, git)
     ran = tmp_path / "ran"
     worst = cell(
