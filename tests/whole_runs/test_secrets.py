@@ -38,7 +38,8 @@ HUNT = """
 import re
 found, looked = [], 0
 for place in PLACES:
-    for folder, _, names in os.walk(place):
+    for folder, below, names in os.walk(place):
+        below[:] = {*below} - {"task", "map_files", "sys"}  # of a process, the same many times over
         for name in names:
             try:
                 file = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NONBLOCK)
@@ -46,7 +47,7 @@ for place in PLACES:
                 continue
             try:
                 looked += 1
-                if re.search(b"planted" + b"-(0123|9876)", os.read(file, 1 << 20)):
+                if re.search(b"planted" + b"-(0123|9876)", os.read(file, 1 << 16)):
                     found.append(os.path.join(folder, name))
             except OSError:
                 pass
@@ -85,11 +86,8 @@ def test_no_kernel_and_no_file_has_a_key(shell: Shell, repository: Path) -> None
 def test_no_confined_cell_finds_a_key(shell: Shell, repository: Path, confined: None) -> None:
     """Not in any process that it sees, nor in any file that is not the system's, however it looks for it."""
     (shell.here / ".env").write_text(f"OPENAI_API_KEY={OTHER_KEY}\n")
-    places = (
-        f"[{str(shell.here)!r}, {str(repository)!r}, '/tmp', '/dev/shm', '/proc', '/etc', os.environ['HOME'], '..']"
-    )
-    replies = {"Say hello": [cell("print(rlm_query('look'))", f"PLACES = {places}", HUNT)]}
-    replies["look"] = [cell(f"PLACES = {places}", HUNT)]
+    places = f"PLACES = [{str(shell.here)!r}, {str(repository)!r}, '/tmp', '/dev/shm', '/proc', '..']"
+    replies = {"Say hello": [cell("print(rlm_query('look'))", places, HUNT)], "look": [cell(places, HUNT)]}
     with MessagesServer(respond=conversations(replies)) as server:
         ended = shell.run(repository, "-v", "-c", shell.served_by(server), ANTHROPIC_API_KEY=KEY)
     assert ended.code == 0, ended.err

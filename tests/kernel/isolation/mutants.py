@@ -1,7 +1,7 @@
 """The mechanisms of isolation, and how each is switched off: see `mutations.py`.
 
-Each is a text of a file and what stands there instead. A mutant never takes away both namespaces that keep mounts
-apart: as root, it would then mount over the folders of this machine.
+Each is a text of a file and what stands there instead. No mutant takes away both namespaces, that of users and that of
+mounts: as root, it would then mount over the folders of this machine.
 """
 
 from __future__ import annotations
