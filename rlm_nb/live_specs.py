@@ -31,6 +31,9 @@ LARGEST = 100_000
 """Bytes of a kernel.json."""
 
 
+_there: set[Path] = set()
+
+
 @contextmanager
 def offered(run: Path, agent: str) -> Iterator[str | None]:
     """While the block runs, Jupyter offers this agent's kernel; gives the name of the kernelspec.
@@ -49,8 +52,16 @@ def offered(run: Path, agent: str) -> Iterator[str | None]:
         owner: dict[str, Any] = {"pid": pid, "pid_started": started, "pid_world": world()}
         with suppress(OSError):
             write_json(folder / "kernel.json", _spec(run, agent, owner))
+        _there.add(folder)
         yield folder.name
     finally:
+        _remove(folder)
+        _there.discard(folder)
+
+
+def remove_all() -> None:
+    """Remove every kernelspec of this process that is still there: for an exit that unwinds nothing."""
+    for folder in tuple(_there):
         _remove(folder)
 
 

@@ -103,7 +103,8 @@ class Recalled:
     def untold(self) -> list[CellResult]:
         """What people ran that the model has not been told of."""
         iterations = [*self.iterations, *([self.begun] if self.begun else [])]
-        return [cell for cell in self.recorded.asides if not iterations or cell.ended > iterations[-1].started]
+        asked = max((iteration.started for iteration in iterations), default=0.0)
+        return [cell for cell in self.recorded.asides if cell.ended > asked]
 
     @property
     def ids(self) -> dict[int, str]:

@@ -213,3 +213,20 @@ def test_a_killed_run_leaves_a_kernelspec_for_the_next_one(shell: Shell, reposit
             control.attach(folder)
         control.stop(folder)
         running.end()
+
+
+def test_a_second_ctrl_c_takes_it_all_away(shell: Shell, repository: Path) -> None:
+    """The kernelspec, and the sockets of who was attached."""
+    deaf = "print('begun', flush=True)\nwhile True:\n    try:\n        time.sleep(60)\n    except BaseException: pass"
+    with shell.start(repository, "--model", shell.script({"root": [cell(f"import time\n{deaf}")]})) as running:
+        folder = run_of(shell)
+        until(lambda: specs() and '"begun' in (folder / "root.ipynb").read_text("utf-8"))
+        file = control.attach(folder)
+        running.press()
+        until(lambda: "Ending the run" in running.err)
+        time.sleep(0.4)
+        assert file.exists()
+        running.press()
+        assert running.end().code == 130
+    assert specs() == []
+    assert not file.parent.exists()

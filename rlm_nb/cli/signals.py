@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from rlm_nb import live_specs
 from rlm_nb.workspace.scratch import remove_all
 
 # `timeout` and some shells' wrappers send a signal to a process and once more to its group: that is one wish, not two.
@@ -69,6 +70,7 @@ class Interruption:
     def _end_at_once(self) -> None:
         _kill_descendants()
         remove_all()
+        live_specs.remove_all()
         _kill_descendants()  # an agent that lost its kernel may just have started another
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # the live view hides the cursor

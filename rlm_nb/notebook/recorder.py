@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook import layout
+from rlm_nb.notebook.asides import Asides
 from rlm_nb.notebook.calls import calls
 from rlm_nb.notebook.document import Document
 from rlm_nb.notebook.journal import Journal
@@ -55,15 +56,14 @@ SHORTEST = 5.0
 class Recorder:
     """One agent's notebook while it grows; `open` makes one. Its `listen` is a `protocols.Listener`."""
 
-    def __init__(self, document: Document, head: Head, journal: Journal) -> None:
+    def __init__(self, document: Document, head: Head, journal: Journal, begun: int = 0) -> None:
         self._document, self._journal = document, journal
         self._folder = document.path.parent
         self._head = head
         self._code: dict[int, tuple[str, ...]] = {}
         self._running = ""
         self._late: set[str] = set()
-        self._asides: list[CellResult] = []  # that ran among the cells of an iteration which is not complete
-        self._begun = head.turn  # the iteration whose reply came last
+        self._asides = Asides(document, begun, _of)
         self._lock = threading.Lock()  # events of children and late outputs come from threads of their own
         self._state_head()
 
@@ -147,8 +147,7 @@ class Recorder:
             if node["id"] not in gone:
                 document.put(node)
         with Journal(path) as journal:
-            recorder = cls(document, head, journal)
-            recorder._begun = begun[-1].number if begun else 0
+            recorder = cls(document, head, journal, begun[-1].number if begun else 0)
             with recorder._writing():
                 yield recorder
 
@@ -246,7 +245,7 @@ class Recorder:
             case Asked(number=number):
                 self._head = replace(self._head, turn=number)
             case Replied(number=number, message=message, reply=reply, code=code):
-                self._code, self._begun = {number: code}, number
+                self._code, self._asides.begun = {number: code}, number
                 edited = code if event.edited else None
                 begun = Iteration(event.agent, number, message, reply, finishing=event.finishing, code=edited)
                 self._document.put(self._think(begun, code, complete=False))
@@ -264,9 +263,9 @@ class Recorder:
                 self._record_iteration(iteration)
                 self._head = replace(self._head, turn=max(self._head.turn, iteration.number))
             case Attended(cell=cell):
-                self._asides.append(cell)
-                if not self._code:  # else it has its place once it is known which cells ran before it
-                    self._record_asides()
+                self._asides.add(cell)
+                if not self._code:
+                    self._asides.place()
                 return
             case Charged(cost=cost, usage=usage):
                 self._head = replace(self._head, cost=cost, usage=usage)
@@ -301,35 +300,7 @@ class Recorder:
             self._document.put(_not_stopping(skipped))
         self._running = ""
         self._late.clear()
-        self._record_asides(iteration)
-
-    def _record_asides(self, iteration: Iteration | None = None) -> None:
-        """Put what people ran where it ran: below all else, or among the cells of the iteration."""
-        lowest: dict[int, str] = {}  # below each cell of the iteration, by its index
-        for cell in self._asides:
-            before = [at for at, ran in enumerate(iteration.cells if iteration else (), 1) if ran.number < cell.number]
-            if iteration is None:
-                self._put_aside(cell, self._begun)
-            elif before:
-                at, names = before[-1], (layout.calls_id, layout.code_id)
-                found = (name for name in (id_(iteration.number, at) for id_ in names) if name in self._document)
-                lowest[at] = self._put_aside(cell, iteration.number, lowest.get(at) or next(found))
-            else:
-                above = self._document.above(layout.think_id(iteration.number))
-                self._put_aside(cell, iteration.number - 1, above)
-        self._asides.clear()
-
-    def _put_aside(self, cell: CellResult, number: int, below: str | None = None) -> str:
-        """Returns the id of the lowest cell that it takes."""
-        node, note = _of(layout.aside(number, cell, self._folder), cell), layout.aside_note(number, cell, self._folder)
-        self._document.put(note, below=below)
-        self._document.put(node, below=note["id"])
-        if (asked := calls(cell, number, 0)) is None:
-            return str(node["id"])
-        name = f"{node['id']}-calls"
-        rlm = {"number": number, "aside": True}
-        self._document.put({**asked, "id": name, "metadata": {**asked["metadata"], "rlm": rlm}}, below=node["id"])
-        return name
+        self._asides.place(iteration)
 
     def _think(self, iteration: Iteration, code: Sequence[str], *, complete: bool) -> Node:
         model = str(self._head.about.get("model", ""))
@@ -367,7 +338,7 @@ class Recorder:
     def _leave(self) -> None:
         """Say that it is unfinished if nobody said how it ended; what is unsaved is saved by the document."""
         with self._lock:
-            self._record_asides()
+            self._asides.place()
             if self._head.outcome is None:
                 self._head = replace(self._head, state="unfinished", ended=time.time())
                 self._state_head()

@@ -87,7 +87,7 @@ def remove_abandoned() -> None:
 def abandoned() -> list[Path]:
     """Our user's scratch folders whose process is gone: by number and start, never by age."""
     found = []
-    for place in {Path(tempfile.gettempdir()).resolve(), SHORT.resolve()}:
+    for place in _places():
         for folder in place.glob("rlm-*"):
             with suppress(OSError):  # gone meanwhile
                 if is_abandoned(folder.name) and folder.lstat().st_uid == os.getuid():
@@ -95,10 +95,15 @@ def abandoned() -> list[Path]:
     return sorted(found)
 
 
+def _places() -> set[Path]:
+    return {Path(tempfile.gettempdir()).resolve(), SHORT.resolve()}
+
+
 def remove_all() -> None:
-    """Remove every scratch folder of this process that is still there: for an exit that unwinds nothing."""
+    """Remove every temporary folder of this process that is still there: for an exit that unwinds nothing."""
     _leaving.set()
-    for folder in tuple(_there):
+    named = (folder for place in _places() for folder in place.glob(f"{mark()}*"))  # sockets have folders, too
+    for folder in {*_there, *named}:
         remove_tree(folder)
 
 

@@ -1,0 +1,60 @@
+"""What people who are attached to an agent's kernel run there, put into its notebook where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlm_nb.notebook import layout
+from rlm_nb.notebook.calls import calls
+from rlm_nb.notebook.document import Document
+from rlm_nb.notebook.metadata import Node
+from rlm_nb.records import CellResult, Iteration
+
+
+class Asides:
+    """Those of one notebook.
+
+    Args:
+        document: The notebook.
+        begun: The iteration whose reply came last; 0 for none.
+        mark: Makes the cell what it is to be beside one that ran.
+    """
+
+    def __init__(self, document: Document, begun: int, mark: Callable[[Node, CellResult], Node]) -> None:
+        self._document, self.begun, self._mark = document, begun, mark
+        self._folder: Path = document.path.parent
+        self._waiting: list[CellResult] = []
+
+    def add(self, cell: CellResult) -> None:
+        """Keep a cell, until its place is known: among those of an iteration, that is when this is complete."""
+        self._waiting.append(cell)
+
+    def place(self, iteration: Iteration | None = None) -> None:
+        """Put what was added among the cells of this iteration, or below all else."""
+        lowest: dict[int, str] = {}  # below each cell of the iteration, by its index
+        for cell in self._waiting:
+            before = [at for at, ran in enumerate(iteration.cells if iteration else (), 1) if ran.number < cell.number]
+            if iteration is None:
+                self._put(cell, self.begun)
+            elif before:
+                at, names = before[-1], (layout.calls_id, layout.code_id)
+                found = (name for name in (id_(iteration.number, at) for id_ in names) if name in self._document)
+                lowest[at] = self._put(cell, iteration.number, lowest.get(at) or next(found))
+            else:
+                above = self._document.above(layout.think_id(iteration.number))
+                self._put(cell, iteration.number - 1, above)
+        self._waiting.clear()
+
+    def _put(self, cell: CellResult, number: int, below: str | None = None) -> str:
+        """Put a cell below the one with this id, with what belongs to it; returns the id of the lowest of these."""
+        note = layout.aside_note(number, cell, self._folder)
+        node = self._mark(layout.aside(number, cell, self._folder), cell)
+        self._document.put(note, below=below)
+        self._document.put(node, below=note["id"])
+        if (asked := calls(cell, number, 0)) is None:
+            return str(node["id"])
+        name = f"{node['id']}-calls"
+        rlm = {"number": number, "aside": True}
+        self._document.put({**asked, "id": name, "metadata": {**asked["metadata"], "rlm": rlm}}, below=node["id"])
+        return name
