@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.kernel.isolation.mutants import Edit, Mutant, all_of_them
+from tests.kernel.isolation import mutants, walls
+from tests.kernel.isolation.mutants import Edit, Mutant
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 120.0
@@ -28,24 +30,32 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (?:\S+::)?(.+?)(?: - .*)?$", re.MULTILI
 
 def main(words: list[str]) -> int:
     """Try the mutants with these words in their names, all without; the number of those that nobody noticed."""
-    mutants = [mutant for mutant in all_of_them() if not words or any(word in mutant.name for word in words)]
+    tried = [mutant for mutant in all_of_them() if not words or any(word in mutant.name for word in words)]
     survived = 0
     with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as folder:
         copy = Path(folder)
         copy.chmod(0o755)  # for those without rights
         python = _copied(copy)
-        for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+        for tests in dict.fromkeys(mutant.tests for mutant in tried):
             if (failed := _failed(python, copy, tests)) is not None:
                 print(f"without a mutation, {tests} fails: {failed}")  # noqa: T201
                 return 1
-        for mutant in mutants:
+        for mutant in tried:
             began = time.monotonic()
             noticed = _noticed(python, copy, mutant)
             survived += noticed is None
             seconds = f"{time.monotonic() - began:4.0f} s"
             print(f"{mutant.name:<72} {seconds}  {noticed or 'NOT NOTICED'}", flush=True)  # noqa: T201
-    print(f"{len(mutants)} mutants, {survived} not noticed")  # noqa: T201
+    print(f"{len(tried)} mutants, {survived} not noticed")  # noqa: T201
     return int(survived > 0)
+
+
+def all_of_them() -> Iterator[Mutant]:
+    """Every mutant, the walls first."""
+    for some in (walls.namespaces, walls.landlock, walls.seccomp, walls.rights, walls.bubblewrap):
+        yield from some()
+    for some in (mutants.proofs, mutants.lives, mutants.limits):
+        yield from some()
 
 
 def _copied(copy: Path) -> Path:
