@@ -132,6 +132,15 @@ def clone_into_a_namespace() -> None:
     os.waitpid(child, 0)
 
 
+def clone3_into_a_namespace() -> None:
+    child = libc.syscall(ctypes.c_long(435), struct.pack("8Q", 0x10000000, 0, 0, 0, 17, 0, 0, 0), ctypes.c_size_t(64))
+    if child == 0:
+        os._exit(0)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
+    os.waitpid(child, 0)
+
+
 def type_into_a_terminal() -> None:
     """Into something that is none: who may, is told that."""
     with open("/dev/null", "wb") as file:
@@ -237,6 +246,7 @@ EVERYWHERE = {
     "use io_uring": lambda: call(425, 425, 1, b"\0" * 120),
     "make a user namespace": lambda: new_namespace(0x10000000),
     "clone into a user namespace": clone_into_a_namespace,
+    "clone into one by the newer call": clone3_into_a_namespace,
     "type into a terminal": type_into_a_terminal,
     "make a mount namespace": lambda: new_namespace(0x20000),
     "mount": mount,

@@ -1,4 +1,4 @@
-"""bubblewrap where it is missing, fails, or has rights that its user lacks; see the tests of each level for the rest."""
+"""bubblewrap where it is missing, fails, or has rights that its user lacks; the tests of each level see to the rest."""
 
 from __future__ import annotations
 

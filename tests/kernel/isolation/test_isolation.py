@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError, KernelStartError
@@ -49,11 +51,19 @@ WAYS = [(user, level) for user in USERS for level in ("ns", "landlock", "bwrap")
 
 
 @pytest.fixture(scope="module", params=WAYS, ids="-".join)
-def confined(request: pytest.FixtureRequest) -> Report:
+def confined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of one user, at one level that this machine can hold."""
     user, level = request.param
     need(level)
-    return report(user, level, "warm", "none")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return report(user, level, "warm", "none")
+    # Each costs seconds: processes that share these tests share what these look at.
+    kept = tmp_path_factory.getbasetemp().parent / f"report-{user}-{level}.json"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            kept.write_text(json.dumps(report(user, level, "warm", "none")))
+    found: Report = json.loads(kept.read_text())
+    return found
 
 
 def test_the_level_is_in_force(confined: Report) -> None:
