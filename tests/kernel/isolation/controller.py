@@ -17,6 +17,9 @@ from typing import Any
 import psutil
 
 from rlm_nb.config import IsolationSettings
+from rlm_nb.errors import IsolationError
+from rlm_nb.kernel.isolation.checking import check
+from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.launch import Launcher
 from tests.kernel.conftest import Bench, text
 
@@ -120,6 +123,10 @@ def main(level: str, warm: str, network: str) -> None:
             "other is well": other.run("open('theirs').read()").status,
             "unharmed": {path.name: path.read_text() for path in (folder / "home").iterdir()} == {"secret": SECRET},
         }
+        try:
+            check(1, Policy(level="bwrap"))
+        except IsolationError as error:
+            report["the first process"] = str(error)
         began = time.monotonic()
         own.run("import subprocess\nsubprocess.Popen(['sleep', '300'], start_new_session=True)\nimport os\nos._exit(3)")
         report["again"] = ran("1\nprint('alive again')")

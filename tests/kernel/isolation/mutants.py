@@ -65,6 +65,11 @@ def proofs() -> Iterator[Mutant]:
     ):
         yield Mutant(f"the controller looks for {what}", looks, ((CHECKING, f"if {line}:", "if False:"),))
     yield Mutant(
+        "the controller looks for traces of namespaces that are root's",
+        f"{ISOLATION} -k nobody-ns and closely",
+        ((CHECKING, '    return [*(["user"]', '    return [] and [*(["user"]'),),
+    )
+    yield Mutant(
         "min_level",
         f"{ISOLATION} -k less_than_the_least",
         (("isolation/choice.py", "RANKS[settings.level] < RANKS[settings.min_level]", "False"),),

@@ -187,6 +187,12 @@ def test_the_controller_looks_for_itself() -> None:
         free.kill()
 
 
+def test_who_may_not_look_closely_sees_enough(confined: Report) -> None:
+    """Of processes of root, as those of a set-user-id bubblewrap, all can see whether they are in a world apart."""
+    assert "it shares namespaces with us: user," in confined["the first process"]
+    assert " pid" in confined["the first process"]
+
+
 def test_what_is_asked_for_and_not_there_is_named(tmp_path: Path) -> None:
     """A folder of the settings that does not exist is an error that names it."""
     need("ns")
