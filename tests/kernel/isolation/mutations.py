@@ -31,6 +31,8 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (?:\S+::)?(.+?)(?: - .*)?$", re.MULTILI
 def main(words: list[str]) -> int:
     """Try the mutants with these words in their names, all without; the number of those that nobody noticed."""
     tried = [mutant for mutant in all_of_them() if not words or any(word in mutant.name for word in words)]
+    for edit in (edit for mutant in tried for edit in mutant.edits):
+        _edited(ROOT, edit)
     survived = 0
     with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as folder:
         copy = Path(folder)
@@ -80,22 +82,22 @@ def _noticed(python: Path, copy: Path, mutant: Mutant) -> str | None:
     before = {edit[0]: (copy / "rlm_nb/kernel" / edit[0]).read_text() for edit in mutant.edits}
     try:
         for edit in mutant.edits:
-            _apply(copy, edit)
+            (copy / "rlm_nb/kernel" / edit[0]).write_text(_edited(copy, edit))
         return _failed(python, copy, mutant.tests)
     finally:
         for name, text in before.items():
             (copy / "rlm_nb/kernel" / name).write_text(text)
 
 
-def _apply(copy: Path, edit: Edit) -> None:
+def _edited(checkout: Path, edit: Edit) -> str:
+    """The file as it is to be. Ends the program when the mutant is for another text, or makes it none of Python."""
     name, old, new = edit
-    path = copy / "rlm_nb/kernel" / name
-    text = path.read_text()
+    text = (checkout / "rlm_nb/kernel" / name).read_text()
     if old not in text:
         raise SystemExit(f"{name} no longer has this text: {old!r}")
     text = text.replace(old, new)
     compile(text, name, "exec")
-    path.write_text(text)
+    return text
 
 
 def _failed(python: Path, copy: Path, tests: str) -> str | None:

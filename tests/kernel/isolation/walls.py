@@ -274,7 +274,7 @@ def bubblewrap() -> Iterator[Mutant]:
     yield Mutant(
         "bwrap: size of /tmp and /dev/shm",
         f"{ENDS} -k limits_hold[bwrap",
-        ((BUBBLEWRAP, '*(["--size", str(policy.memory)] if sized else [])', ""),),
+        ((BUBBLEWRAP, '*(["--size", str(policy.memory)] if sized else [])', "*()"),),
     )
     yield Mutant("bwrap: Landlock", BY_LEVEL["bwrap"], (NO_LANDLOCK_AT_NS,))
     yield Mutant("bwrap: seccomp", BY_LEVEL["bwrap"], ((CONFINING, "    seccomp.install(_filter(policy))\n", ""),))
