@@ -17,12 +17,12 @@ from tests.kernel.isolation.mutants import (
     LOOPBACK,
     NS,
     SECCOMP,
+    Edit,
     Mutant,
 )
 
-NO_LANDLOCK_AT_NS = (
+NO_LANDLOCK_AT_NS: Edit = (
     CONFINING,
-    ENDS,
     "    private = policy.apart\n",
     "    private = policy.apart\n    if private:\n        return landlock.version()\n",
 )
