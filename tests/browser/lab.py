@@ -29,7 +29,13 @@ NOTHING_ELSE = {
         "expose_app_in_browser": True,
         "news_url": None,
     },
-    "ServerApp": {"allow_root": True, "open_browser": False, "port": 0, "ip": "127.0.0.1"},
+    "ServerApp": {
+        "allow_root": True,
+        "open_browser": False,
+        "port": 0,
+        "ip": "127.0.0.1",
+        "jpserver_extensions": {"jupyter_lsp": False},  # it looks for twenty programs, and is slow to end
+    },
 }
 
 

@@ -24,6 +24,7 @@ def test_jupyterlab_opens_with_the_run(tmp_path: Path, repository: Path, seen: S
     refused = subprocess.run([*rlm_nb, "nowhere"], cwd=shell.here, capture_output=True, text=True)
     assert (refused.returncode, "no run" in refused.stderr) == (1, True)
     options = ["--no-browser", "--", "--allow-root", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1"]
+    options += ["--ServerApp.jpserver_extensions={'jupyter_lsp': False}"]  # which is slow to end
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
             [*rlm_nb, "last", *options],
