@@ -53,6 +53,9 @@ class LiveProvisioner(KernelProvisionerBase):  # type: ignore[misc]
         # There is nothing to be started anew: Jupyter is not to try, and says at once that the kernel is dead.
         if (restarter := getattr(self.parent, "_restarter", None)) is not None:
             restarter.restart_limit = 0
+        # A server that has heard it forgets the kernel, and cleans nothing up.
+        self.parent.cleanup_connection_file()
+        self._unlink()
         return 1
 
     async def wait(self) -> int | None:

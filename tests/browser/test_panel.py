@@ -90,6 +90,7 @@ def test_an_agent_is_stopped_and_then_the_run(lab: Lab, seen: Seen, repository: 
         expect(child.locator(".rlm-Status")).to_have_attribute("data-status", "partial", timeout=SOON)
         expect(run.get_by_role("button", name="Attach")).to_have_count(1, timeout=SOON)
         until(lambda: lab.state_of_kernel(kernel) == "dead", 10)
+        until(lambda: not list(lab.folder.parent.glob(f"runtime/kernel-{kernel}.json")), 10)
         expect(run.locator(".rlm-Agent").first).to_contain_text("1 iteration", timeout=SOON)
         expect(run.locator("header .rlm-Status")).to_have_attribute("data-status", "running")
         run.get_by_role("button", name="Stop the run").click()
