@@ -41,7 +41,7 @@ demo: environment
 		'  to have them  $(BIN)/rlm-nb apply last'
 
 test: environment
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: environment
 	@$(BIN)/ruff check --quiet

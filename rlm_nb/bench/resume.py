@@ -22,7 +22,7 @@ from rlm_nb.notebook.tree import everyone, tree
 from rlm_nb.records import CellResult
 from rlm_nb.workspace.scratch import remove_abandoned, scratch
 
-MOMENTS, FEW = 30, 3
+MOMENTS, FEW = 30, 1
 """How often a run is killed, and how often when it is to be quick."""
 
 PATIENCE = 120.0
