@@ -76,7 +76,7 @@ def proofs() -> Iterator[Mutant]:
     )
     yield Mutant(
         "a process that was not confined does not live",
-        canary,
+        f"{ISOLATION} -k one_kernel_can_reach",
         (
             ("isolation/birth.py", "    if report.fault is not None:\n        os._exit(REFUSED)\n", ""),
             ("provisioner.py", "if self.report.fault is not None:", "if False:"),

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from rlm_nb.bridge.server import Server
+from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError, KernelStartError
 from rlm_nb.kernel.isolation import landlock
@@ -19,6 +21,7 @@ from rlm_nb.kernel.isolation.checking import check
 from rlm_nb.kernel.isolation.choice import Isolation
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.limits import Limits
 from tests.kernel.conftest import Bench
 from tests.kernel.isolation.levels import USERS, Report, done, need, report, undone
 
@@ -175,6 +178,19 @@ def test_a_canary_that_can_be_reached_keeps_kernels_from_starting(clean_environm
         launcher = stack.enter_context(Launcher(isolation=settings))
         with pytest.raises(KernelStartError, match="could be reached from inside"):
             Bench(stack, launcher, tmp_path)
+
+
+def test_a_canary_that_one_kernel_can_reach_keeps_it_from_starting(clean_environment: Path, tmp_path: Path) -> None:
+    """Each kernel tries for itself: what one may read beside what all may, is not known before."""
+    need("ns")
+    (tmp_path / "work").mkdir()
+    with (
+        Launcher(isolation=IsolationSettings(level="ns")) as launcher,
+        Server(lambda call, cancel: None, Cancellation()) as bridge,
+        bridge.kernel_end as wire,
+        pytest.raises(IsolationError, match="could be reached from inside"),
+    ):
+        launcher.start(tmp_path, tmp_path / "work", wire.fileno(), Limits(), [clean_environment]).close()
 
 
 def test_the_controller_looks_for_itself() -> None:
