@@ -130,7 +130,9 @@ def limits() -> Iterator[Mutant]:
         ("who goes first when memory ends", 'Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))'),
     ):
         yield Mutant(f"limit of {what}", of_the_system, (("limits.py", line, "pass"),))
-    yield Mutant("the sum of memory", f"{LIMITS} -k take_no_more", (("watch.py", "if limit is None:", "if True:"),))
+    yield Mutant(
+        "the sum of memory", f"{LIMITS} -k passes_the_limit_itself", (("watch.py", "if limit is None:", "if True:"),)
+    )
     yield Mutant(
         "the number of processes",
         f"{LIMITS} -k too_many_processes",
