@@ -138,6 +138,4 @@ def limits() -> Iterator[Mutant]:
         f"{LIMITS} -k too_many_processes",
         (("watch.py", "len(members) > self._limits.processes", "False"),),
     )
-    yield Mutant(
-        "room on the disk", f"{LIMITS} -k too_much_on_the_disk", (("watch.py", "passed = self._disk.look()", "pass"),)
-    )
+    yield Mutant("room on the disk", f"{ENDS} -k limits_hold[ns", (("watch.py", "passed = self._disk.look()", "pass"),))
