@@ -95,16 +95,13 @@ def lives() -> Iterator[Mutant]:
         f"{SUPERVISION} -k a_daemon_ends_with",
         (("supervisor.py", '    if sys.platform == "linux":\n', "    if False:\n"),),
     )
+    orphans = ("guard.py", "        if child not in self.started:\n            os.kill(child, signal.SIGKILL)\n", "")
     yield Mutant(
-        "the supervisor ends all below it",
+        "all below a supervisor end, by it and by the guard",
         f"{SUPERVISION} -k a_daemon_ends",
-        (("supervisor.py", "        family.end(os.getpid())\n", ""),),
+        (("supervisor.py", "        family.end(os.getpid())\n", ""), orphans),
     )
-    yield Mutant(
-        "the guard ends orphans",
-        f"{SUPERVISION} -k attacks_its_supervisor",
-        (("guard.py", "        if child not in self.started:\n            os.kill(child, signal.SIGKILL)\n", ""),),
-    )
+    yield Mutant("the guard ends orphans", f"{SUPERVISION} -k attacks_its_supervisor", (orphans,))
     allowed = "tests/kernel/test_environment.py -k harmless"
     yield Mutant(
         "only harmless variables",
