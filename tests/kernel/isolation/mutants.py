@@ -132,7 +132,7 @@ def limits() -> Iterator[Mutant]:
     )
     yield Mutant(
         "the number of processes",
-        f"{LIMITS} -k too_many_processes",
+        f"{ENDS} -k limits_hold[ns",
         (("watch.py", "len(members) > self._limits.processes", "False"),),
     )
     yield Mutant("room on the disk", f"{ENDS} -k limits_hold[ns", (("watch.py", "passed = self._disk.look()", "pass"),))
