@@ -16,7 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests.kernel.isolation import mutants, walls
 from tests.kernel.isolation.mutants import Edit, Mutant
@@ -116,10 +119,20 @@ def _failed(python: Path, copy: Path, tests: str) -> str | None:
         except subprocess.TimeoutExpired:
             process.kill()
             return f"hung for {PATIENCE:g} s"
+        finally:
+            _end_what_is_left(copy)
     if process.returncode == 0 and " passed" in said:
         return None
     found = _FAILED.search(said)
     return found.group(1) if found else f"pytest ended with {process.returncode}: {said[-300:]}"
+
+
+def _end_what_is_left(copy: Path) -> None:
+    """A mutant may leave processes that do not end by themselves."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline()[:1] == [str(copy / "env/bin/python")]:
+                process.kill()
 
 
 if __name__ == "__main__":
