@@ -36,7 +36,7 @@ def test_all_that_a_run_needs(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     """Without git, a key and a working kernel it says so in a line each, with the way out, and exits with 1."""
-    (tmp_path / "config.yaml").write_text("kernel:\n  start_timeout: 0.001\n")
+    (tmp_path / "config.yaml").write_text("kernel:\n  start: cold\n  start_timeout: 0.001\n")
     done = doctor(tmp_path, PATH=str(tmp_path))
     assert done.returncode == 1
     lines = dict(line.removeprefix("✗ ").split(": ", 1) for line in done.stdout.splitlines() if line.startswith("✗"))
