@@ -257,7 +257,7 @@ def rebuild(
         now = None
         if before.status not in NOT_AGAIN:
             with answers.only(), answers.of(before.calls, exact=False):
-                now = kernel.execute(before.code, cancel)
+                now = kernel.execute(before.code, cancel, endless=before.endless)
         cancel.check()
         kernel.skip(before.number)
         transcript.keep(before)

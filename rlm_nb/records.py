@@ -267,6 +267,12 @@ class CellResult:
     human: bool = False
 
     @property
+    def endless(self) -> str:
+        """Why its `FINAL` was refused; empty when it was not, or not called."""
+        refused = (call.error for call in self.calls if call.name == "FINAL" and call.error is not None)
+        return str(next(refused, {}).get("message", ""))
+
+    @property
     def may_go_on(self) -> bool:
         """Whether it was stopped with its agent, and is run again when that goes on."""
         return self.status == "interrupted" and self.error != BY_A_PERSON

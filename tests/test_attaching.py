@@ -78,6 +78,7 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
             manager.restart_kernel()
             client.wait_for_ready(PATIENCE)
             assert run(client, "x + z")[1] == "42"
+            assert "not that of a person" in run(client, "FINAL('mine')")[0]["evalue"]
         assert specs() == [name]
         at_a_prompt(shell, folder)
         decide(folder, 2)
@@ -91,7 +92,8 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
     theirs = [(one.code, one.status, one.human, one.number) for one in recorded.asides]
     assert theirs[:2] == [("z = 22\nprint(x)", "ok", True, 2), ("1 / 0", "error", True, 3)]
     assert [cell.name for cell in recorded.asides[2].calls] == ["rlm_query"]
-    assert len(theirs) == 5
+    assert len(theirs) == 7
+    assert [(status, "FINAL" in code) for code, status, *_ in theirs[4:5]] == [("error", True)]
     assert [turn.cells[0].human for turn in recorded.iterations] == [False] * 3
     nodes = [node for node in nbformat.read(folder / "root.ipynb", 4).cells if node.metadata.get("rlm")]
     order = [node.id for node in nodes if node.id[:2] in ("it", "as") and not node.id.endswith("-note")]
@@ -112,24 +114,41 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
     assert (replayed.code, replayed.state["answer"]) == (0, 42), replayed
 
 
-def at_a_prompt(shell: Shell, folder: Path) -> None:
-    """`jupyter console --existing`, as `rlm-nb attach` says it."""
-    said = attach(shell, folder)
-    assert (said.returncode, "jupyter console --existing" in said.stderr) == (0, True), said
-    command = ["-m", "jupyter", "console", "--existing", said.stdout.strip(), "--simple-prompt"]
-    environment = {**os.environ, "TERM": "dumb"}
+@contextmanager
+def prompt(shell: Shell, *command: str) -> Iterator[pexpect.spawn[str]]:
+    """A console on a terminal, when it waits for a first line."""
     console = pexpect.spawn(
-        sys.executable, command, cwd=shell.here, env=environment, encoding="utf-8", timeout=PATIENCE
+        sys.executable,
+        ["-m", *command],
+        cwd=shell.here,
+        env={**os.environ, "TERM": "dumb"},
+        encoding="utf-8",
+        timeout=PATIENCE,
     )
     try:
         console.expect("The REPL of an RLM agent")
         console.expect(r"In \[\d+\]: ")
+        yield console
+    finally:
+        console.close(force=True)
+
+
+def at_a_prompt(shell: Shell, folder: Path) -> None:
+    """`jupyter console --existing`, as `rlm-nb attach` says it; and `--console`, which can interrupt as well."""
+    said = attach(shell, folder)
+    assert (said.returncode, "jupyter console --existing" in said.stderr) == (0, True), said
+    with prompt(shell, "jupyter", "console", "--existing", said.stdout.strip(), "--simple-prompt") as console:
         console.sendline("z + 1000")
         console.expect("1022")
         console.sendline("exit()")
         console.expect(pexpect.EOF)
-    finally:
-        console.close(force=True)
+    with prompt(shell, "rlm_nb", "attach", str(folder), "--console") as console:
+        console.sendline("import time; print('as' + 'leep'); time.sleep(600)")
+        console.expect("asleep")
+        console.sendintr()
+        console.expect("KeyboardInterrupt")
+        console.sendline("exit()")
+        console.expect(pexpect.EOF)
     unknown = attach(shell, f"{folder}:7")
     assert (unknown.returncode, "root.7" in unknown.stderr, "root can be attached to" in unknown.stderr) == (
         1,

@@ -57,11 +57,13 @@ def attach(
         run = find_run(name, load(config, {"runs": {"dir": runs_dir}}).runs.dir).resolve()
         agent = agent or "root"
         file = control.attach(run, agent)
-        if console:
-            tell(f"The kernel of {agent}; exit() detaches, and the agent goes on.")
-            # In our place: what reaches us, such as Ctrl-C, reaches it.
-            os.execve(sys.executable, [sys.executable, "-m", "jupyter_console", f"--existing={file}"], before)
         spec = live_specs.name_of(run, agent)
+        if console:
+            tell(f"The kernel of {agent}; Ctrl-C interrupts its cell, exit() detaches, and the agent goes on.")
+            # A console interrupts a kernel only that it has started itself: so far as it knows, it does.
+            how = f"--existing={file}" if spec is None else f"--kernel={spec}"
+            # In our place: what reaches us, such as Ctrl-C, reaches it.
+            os.execve(sys.executable, [sys.executable, "-m", "jupyter_console", how], before)
         shown = "" if spec is None else IN_LAB.format(title=live_specs.title(run, agent), name=spec)
         tell(HOW.format(agent=agent, run=run.name, file=shlex.quote(str(file)), spec=shown))
         if not sys.stdout.isatty():

@@ -42,11 +42,13 @@ class Cell:
         outputs: What it has put out.
         on_output: Told of that.
         asked: How a person asked for it; `None` for a cell of the agent's.
+        endless: Why it cannot end the agent; empty when it can.
     """
 
     outputs: CellOutputs
     on_output: OnOutput | None
     asked: Request | None = None
+    endless: str = ""
     header: Mapping[str, Any] = field(default_factory=dict)
     reply: Mapping[str, Any] | None = None
     broken_off: bool = False

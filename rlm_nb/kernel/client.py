@@ -141,19 +141,22 @@ class KernelClient:
         self._session.wait_until_ready(self._cancel)
         self._people.connect(self._session.process.connection)
 
-    def execute(self, code: str, cancel: Cancellation, on_output: OnOutput | None = None) -> CellResult:
+    def execute(
+        self, code: str, cancel: Cancellation, on_output: OnOutput | None = None, *, endless: str = ""
+    ) -> CellResult:
         """Run one cell to its end, whatever that is.
 
         Args:
             code: The cell.
             cancel: Interrupts the cell when it is set.
             on_output: Called with all outputs of this cell so far whenever they change, late ones included.
+            endless: Why it cannot end the agent with `FINAL`; empty when it can.
 
         Raises:
             KernelDiedError: The kernel is gone and may not be restarted any more.
         """
         with self._turns.taken(cancel, self._hurry):
-            return self._execute(code, cancel, on_output)[0]
+            return self._execute(code, cancel, on_output, endless=endless)[0]
 
     def _run_for(self, message: Message) -> dict[str, Any]:
         """Run what a person who is attached asks for, once it is his turn; returns what he is answered."""
@@ -169,7 +172,7 @@ class KernelClient:
                 own.check()
                 self._theirs = own
                 try:
-                    result, cell = self._execute(code, own, None, asked=asked)
+                    result, cell = self._execute(code, own, None, asked=asked, endless=NOT_YOURS)
                 finally:
                     self._theirs = None
                 reply = cell.reply
@@ -203,13 +206,14 @@ class KernelClient:
         *,
         counted: bool = True,
         asked: Request | None = None,
+        endless: str = "",
     ) -> tuple[CellResult, Cell]:
         code = valid(code)  # a source cannot hold these characters either; in a literal, their escapes mean the same
         events = self._revive(cancel)
         assert self._session is not None
         self._count += 1
         overflow = self._outputs(self._count)
-        cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output, asked)
+        cell = Cell(CellOutputs(self._settings.max_output_bytes, overflow, self._count), on_output, asked, endless)
         self._running = cell
         try:
             status, error = self._session.run(code, cell, cancel, self._settings, counted=counted)
@@ -301,8 +305,8 @@ class KernelClient:
         arguments, answer, error = call.arguments, None, None
         try:
             if call.name == "FINAL":
-                if cell.asked is not None:
-                    raise BridgeError(NOT_YOURS)
+                if cell.endless:
+                    raise BridgeError(cell.endless)
                 if self._session is None or not self._session.is_latest(call.cell):
                     raise BridgeError(
                         "FINAL was called by a thread of an earlier cell; call it in the cell that runs now"

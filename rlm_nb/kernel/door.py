@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Way = Literal["run", "ask", "ask aside", "interrupt", "leave", "refuse"]
-"""What becomes of a request: it is run in turn, the kernel is asked, or asked without waiting for its cell; …"""
+Way = Literal["run", "ask", "ask aside", "tell", "interrupt", "leave", "refuse"]
+"""What becomes of a request: it is run in turn; the kernel is asked, or asked without waiting for its cell; …"""
+
+LONGEST = 100_000
+"""Characters of a cell that is looked at for whether it is complete."""
 
 _SHELL: dict[str, Way] = {
     "execute_request": "run",
     "complete_request": "ask",
     "inspect_request": "ask",
-    "is_complete_request": "ask",
+    "is_complete_request": "tell",
     "history_request": "ask",
     "comm_info_request": "ask",
     "comm_open": "ask",
@@ -64,6 +67,20 @@ def options(content: Mapping[str, Any]) -> dict[str, Any] | None:
     kinds = {"silent": bool, "store_history": bool, "stop_on_error": bool, "user_expressions": dict}
     found = {name: content[name] for name in kinds if name in content}
     return found if all(isinstance(value, kinds[name]) for name, value in found.items()) else None
+
+
+def completeness(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a cell may be sent, or wants more lines: what IPython says, which a busy kernel would not say in time.
+
+    A console that gets no answer within a second asks never again, and wants an empty line after everything.
+    """
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    code = content.get("code")
+    if not isinstance(code, str) or len(code) > LONGEST:
+        return {"status": "unknown"}
+    status, spaces = TransformerManager().check_complete(code)
+    return {"status": status, **({"indent": " " * (spaces or 0)} if status == "incomplete" else {})}
 
 
 def is_farewell(code: str) -> bool:

@@ -215,9 +215,7 @@ class Relay:
         self._publish("status", {"execution_state": "busy"}, header)
         if way == "interrupt":
             self._interrupt()
-        restart = bool(asked.message["content"].get("restart"))
-        done = {"status": "ok", **({"restart": restart} if way == "leave" else {})}
-        self._answer(asked, door.refused(kind) if way == "refuse" else done)
+        self._answer(asked, _done(way, asked.message))
         self._publish("status", {"execution_state": "idle"}, header)
 
     def _ask(self, asked: Asked) -> None:
@@ -292,6 +290,15 @@ class Relay:
         elif self._busy and content["execution_state"] == "idle":
             iopub, again = self._front["iopub"], {"execution_state": "busy"}
             self._wire.send(iopub, kind, again, self._busy, [kind.encode()])
+
+
+def _done(way: door.Way, message: Message) -> dict[str, Any]:
+    """The content of the answer to a request that the kernel does not hear of."""
+    if way == "refuse":
+        return door.refused(message["msg_type"])
+    if way == "tell":
+        return door.completeness(message["content"])
+    return {"status": "ok", **({"restart": bool(message["content"].get("restart"))} if way == "leave" else {})}
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:

@@ -100,10 +100,11 @@ class ReplayModel:
 def _with(iteration: Iteration, theirs: Sequence[CellResult]) -> Reply:
     """What was said, with what people who were attached ran before the last of its cells, where they ran it.
 
-    A cell of theirs that failed ended nothing, and must not end the reply; one that did not end by itself is left out.
+    A cell of theirs that failed ended nothing, and must not end the reply; one that did not end by itself is left out,
+    and so is one that called `FINAL` in vain.
     """
     last = iteration.cells[-1].number if iteration.cells else 0
-    theirs = [cell for cell in theirs if cell.number < last and cell.status in ("ok", "error")]
+    theirs = [one for one in theirs if one.number < last and one.status in ("ok", "error") and not one.endless]
     if not theirs:
         return iteration.reply
     code = {cell.number: cell.code for cell in iteration.cells}
