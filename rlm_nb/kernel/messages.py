@@ -9,7 +9,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
-"""`msg_type` is a string, `content` and `parent_header` are dicts; what stands in these is anybody's guess."""
+"""`msg_type` is a string; `content`, `parent_header` and `metadata` are dicts, in which anything may stand."""
 
 
 def receive(channel: Any) -> Message | None:
@@ -23,7 +23,7 @@ def receive(channel: Any) -> Message | None:
         return None
     if not isinstance(message["msg_type"], str):
         return None
-    for part in ("content", "parent_header"):
+    for part in ("content", "parent_header", "metadata"):
         if not isinstance(message[part], dict):
             message[part] = {}
     return message

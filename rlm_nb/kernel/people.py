@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from rlm_nb.kernel import door
 from rlm_nb.kernel.cell import Cell
 from rlm_nb.kernel.messages import Message
 from rlm_nb.kernel.relay import Asked, Relay
+
+log = logging.getLogger(__name__)
 
 MOST_WAITING = 1000
 """Cells that wait for their turn."""
@@ -105,6 +108,9 @@ class People:
             except RLMError as error:
                 self.tell(asked.message["header"], str(error))
                 content = door.failed(type(error).__name__, str(error))
+            except Exception as error:  # noqa: BLE001 - a client may say anything, and others wait for their turn
+                log.warning("a cell of a person's was left out: %.200r", error)
+                content = door.failed("NoCell", "this request cannot be passed on to the kernel")
             stops = content.get("status") == "error" and asked.message["content"].get("stop_on_error", True)
             # Before the answer: what is sent by somebody who has read it is to run.
             together = self._waiting() if stops else []

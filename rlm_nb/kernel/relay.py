@@ -14,8 +14,8 @@ import socket as sockets
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -179,20 +179,25 @@ class Relay:
         if self._rung.fileno() in ready:
             self._rung.recv(4096)
         while self._outbox:
-            self._outbox.popleft()()
+            with _going_on():
+                self._outbox.popleft()()
         if self._front["iopub"] in ready:
-            self._welcome()
+            with _going_on():
+                self._welcome()
         if self._front["hb"] in ready:
-            self._front["hb"].send(self._front["hb"].recv())
+            with _going_on():
+                self._front["hb"].send_multipart(self._front["hb"].recv_multipart())
         if self._front["stdin"] in ready:
             self._front["stdin"].recv_multipart()  # nobody was asked anything
         for channel in ("control", "shell"):
             if self._front[channel] in ready and (read := self._wire.read(self._front[channel])) is not None:
-                self._take(Asked(channel, *read))
+                with _going_on():
+                    self._take(Asked(channel, *read))
         if self._behind is not None:
             for one in (self._behind.shell, self._behind.control):
                 if one in ready and (read := self._behind.wire.read(one)) is not None:
-                    self._hand_back(read[1])
+                    with _going_on():
+                        self._hand_back(read[1])
 
     def _welcome(self) -> None:
         """Who listens from now on is told so, as ipykernel does."""
@@ -299,6 +304,15 @@ def _done(way: door.Way, message: Message) -> dict[str, Any]:
     if way == "tell":
         return door.completeness(message["content"])
     return {"status": "ok", **({"restart": bool(message["content"].get("restart"))} if way == "leave" else {})}
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Whatever stands in a message, those after it are for somebody, too."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - cells and clients may say anything
+        log.warning("a message was left out: %.200r", error)
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:

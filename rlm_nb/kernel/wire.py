@@ -53,7 +53,7 @@ class Wire:
         buffers: Sequence[bytes] = (),
     ) -> None:
         """Say something about the message with the header `parent`; it is lost if nobody is there to take it."""
-        message = self._session.msg(kind, dict(content), dict(parent), metadata=dict(metadata or {}))
+        message = self._session.msg(kind, dict(content), metadata=dict(metadata or {}))
         message["parent_header"] = dict(parent)
         self._send(socket, message, list(to), buffers)
 

@@ -15,6 +15,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
+import zmq
 from jupyter_client import BlockingKernelClient
 
 from rlm_nb.cancellation import Cancellation
@@ -270,3 +271,39 @@ def test_a_killed_controller_leaves_nothing_to_connect_to(tmp_path: Path) -> Non
     assert file.parent in abandoned()
     remove_abandoned()
     assert not file.parent.exists()
+
+
+RAW = """
+import json
+def raw(kind, content, parent, metadata):
+    kernel = get_ipython().kernel
+    header = {**kernel.session.msg(kind)["header"], "date": "2026-01-01T00:00:00Z"}
+    body = [json.dumps(part).encode() for part in (header, parent, metadata, content)]
+    parts = [b"stream", b"<IDS|MSG>", kernel.session.sign(body), *body]
+    kernel.iopub_thread.schedule(lambda: kernel.iopub_thread._really_send(parts))
+"""
+
+
+def test_nothing_that_is_said_is_the_last(start: Start) -> None:
+    """Neither what a cell sends as the kernel's output, nor a heartbeat in two parts, nor what cannot be sent on."""
+    bench = start()
+    file = bench.client.attach()
+    said = {"name": "stdout", "text": "a"}
+    odd = [({"header": 5, "msg_id": "x"}, {}), ({"msg_id": "x"}, [1]), ({"msg_id": "x"}, 5)]
+    bench.run("\n".join([RAW, *(f"raw('stream', {said}, {parent}, {metadata})" for parent, metadata in odd)]))
+    connection = json.loads(file.read_text())
+    with zmq.Context() as context, context.socket(zmq.REQ) as beating:
+        beating.linger = 0
+        beating.connect(f"{connection['transport']}://{connection['ip']}-{connection['hb_port']}")
+        beating.send_multipart([b"a", b"b"])
+        assert beating.poll(int(1000 * PATIENCE))
+    with person(file) as client:
+        client.session.pack = lambda value: json.dumps(value, default=str).encode()
+        for more in ({"header": 5}, {"username": "\ud800"}, {"msg_id": "\ud800"}):
+            message = client.session.msg("execute_request", {"code": "1", "stop_on_error": False})
+            message["header"] |= more
+            client.shell_channel.socket.send_multipart(client.session.serialize(message))
+        client.execute("1", user_expressions={"a": "\ud800"}, stop_on_error=False)
+        assert run(client, "print(5)", stop_on_error=False)[1] == "5\n"
+    with person(file) as client:
+        assert run(client, "print(6)")[1] == "6\n"
