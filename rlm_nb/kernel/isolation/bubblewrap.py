@@ -39,9 +39,9 @@ _LAST_WORDS = 500
 
 
 def find() -> str:
-    """Where the program is; empty where there is none."""
-    found = shutil.which("bwrap")
-    return os.path.abspath(found) if found else ""  # noqa: PTH100 - links are kept
+    """Where the program is; empty where there is none. What lies in the current folder is not ours to run."""
+    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(place)]  # noqa: PTH117
+    return shutil.which("bwrap", path=os.pathsep.join(places)) or ""
 
 
 def is_set_user_id(program: str) -> bool:

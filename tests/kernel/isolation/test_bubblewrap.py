@@ -11,6 +11,7 @@ import pytest
 
 from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError
+from rlm_nb.kernel.isolation import bubblewrap
 from rlm_nb.kernel.isolation.choice import Isolation
 from tests.kernel.isolation.levels import done, need, report, undone
 
@@ -44,3 +45,15 @@ def test_a_bubblewrap_that_is_set_user_id_root(clean_environment: Path) -> None:
     assert undone(found["work"] | found["work in namespaces"]) == {}
     assert done(found["network"]) == {"talk to itself"}
     assert any("set-user-id" in gap for gap in found["gaps"])
+
+
+@pytest.mark.parametrize("place", [".", ""])
+def test_a_bubblewrap_of_the_current_folder_is_not_run(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be a repository's, and would run with all rights."""
+    (tmp_path / "bwrap").write_text("#!/bin/sh\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{place}:{tmp_path}/none")
+    assert bubblewrap.find() == ""
