@@ -21,7 +21,7 @@ from rlm_nb import control, live_specs
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import BY_A_PERSON
-from tests.kernel.test_people import PATIENCE, run
+from tests.kernel.test_people import PATIENCE, person, run
 from tests.test_control import run_of
 from tests.whole_runs.conftest import Shell, cell, until
 
@@ -249,3 +249,20 @@ def test_a_second_ctrl_c_takes_it_all_away(shell: Shell, repository: Path) -> No
         assert running.end().code == 130
     assert specs() == []
     assert not file.parent.exists()
+
+
+def test_a_cell_that_waited_and_raised_is_replayed(shell: Shell, repository: Path) -> None:
+    """As far as it came; where it awaited something, too."""
+    script = {"root": [cell("x = 1"), cell("w"), cell("FINAL(w)")]}
+    with shell.start(repository, "--model", shell.script(script), "--approve-in-lab") as running:
+        folder = run_of(shell)
+        decide(folder, 1)
+        until(lambda: [one for one in control.waiting(folder) if one["number"] == 2])
+        with person(control.attach(folder)) as client:
+            assert run(client, "import asyncio\nawait asyncio.sleep(0)\nw = 5\n1 / 0")[0]["status"] == "error"
+        decide(folder, 2)
+        decide(folder, 3)
+        assert running.end().state["answer"] == 5
+    (shell.here / "runs").rename(shell.here / "before")
+    replayed = shell.run(repository, "--model", f"replay:{shell.here / 'before' / folder.name}")
+    assert (replayed.code, replayed.state["answer"]) == (0, 5), replayed

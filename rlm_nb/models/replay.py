@@ -97,6 +97,13 @@ class ReplayModel:
                 self._answers.setdefault(prompt, []).append(reply)
 
 
+AS_IT_WAS = (
+    "await get_ipython().run_cell_async({code!r}, transformed_cell=get_ipython().transform_cell({code!r}), "
+    "store_history=False);"
+)
+"""A cell that shows what another one raises, and ends well; that one may wait for something, too."""
+
+
 def _with(iteration: Iteration, theirs: Sequence[CellResult]) -> Reply:
     """What was said, with what people who were attached ran before the last of its cells, where they ran it.
 
@@ -109,7 +116,7 @@ def _with(iteration: Iteration, theirs: Sequence[CellResult]) -> Reply:
         return iteration.reply
     code = {cell.number: cell.code for cell in iteration.cells}
     for cell in theirs:
-        code[cell.number] = cell.code if cell.status == "ok" else f"get_ipython().run_cell({cell.code!r})"
+        code[cell.number] = cell.code if cell.status == "ok" else AS_IT_WAS.format(code=cell.code)
     parts = [prose(iteration.reply.text, [cell.code for cell in iteration.cells])]
     parts += [_fenced(code[number]) for number in sorted(code)]
     return replace(iteration.reply, text="\n\n".join(filter(None, parts)), stop_reason="end")
