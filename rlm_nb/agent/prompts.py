@@ -83,6 +83,9 @@ class Prompts:
             code = f"{cell.code[:CODE_SHOWN]}\n# … {more:,} more characters" if more > 0 else cell.code
             parts.append(f"Cell {cell.number}:\n\n{_fenced(code, 'python')}\n\n{_output(cell, shown(cell, limit))}")
         earlier = f" These are the last {len(told)} of {len(cells)} cells." if len(cells) > len(told) else ""
+        # Whatever else is left out: that a kernel has ended, and another one has nothing of its variables, is not.
+        if lost := [event for cell in cells[: -len(told)] for event in cell.events]:
+            earlier += "\n\nOf those before them: " + " ".join(dict.fromkeys(lost))
         return f"{message}\n\n{_fill('attended', cells=_NEXT.join(parts), earlier=earlier)}"
 
     def resumed(self, message: str, differing: Sequence[str] | None, said: str = "") -> str:

@@ -167,3 +167,10 @@ def test_what_people_ran_is_told_and_bounded() -> None:
     assert [text.splitlines()[1].rstrip("x") for text in code] == [str(number) for number in range(21, 31)]
     assert all(text.endswith("more characters\n") for text in code)
     assert "of 1" not in prompts().attended("Go on.", cells[:1], shown)
+
+
+def test_a_kernel_that_is_gone_is_told_of_in_any_case() -> None:
+    """However many cells people ran after the one that ended it."""
+    cells = [replace(cell(""), number=number) for number in range(1, 31)]
+    cells[3] = replace(cells[3], events=("The kernel ended. Its variables are gone.",))
+    assert "Its variables are gone." in prompts().attended("Go on.", cells, shown)
