@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
+
+_COMMANDS = re.compile(
+    r"\x1b\[[0-9;:]*m"
+    r"|(\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f])"
+)
+"""Colours; else, as a group, what a terminal obeys: other sequences, and control characters beside those of lines."""
 
 Way = Literal["run", "ask", "ask aside", "tell", "interrupt", "leave", "refuse"]
 """What becomes of a request: it is run in turn; the kernel is asked, or asked without waiting for its cell; …"""
@@ -55,6 +65,15 @@ def way(channel: str, kind: str) -> Way:
 def is_shown(kind: str, content: Mapping[str, Any]) -> bool:
     """Whether people get to see it. Only a controller knows whether a kernel is dead, or starts anew."""
     return kind in SHOWN and (kind != "status" or content.get("execution_state") in ("busy", "idle"))
+
+
+def harmless(value: Any) -> Any:
+    """The same, with every text in it so that it commands no terminal: of escape sequences only colours are left."""
+    if isinstance(value, str):
+        return _COMMANDS.sub(lambda found: found[0] if found[1] is None else "", value)
+    if isinstance(value, Mapping):
+        return {name: harmless(each) for name, each in value.items()}
+    return [harmless(each) for each in value] if isinstance(value, list) else value
 
 
 def about(content: Mapping[str, Any]) -> dict[str, Any]:

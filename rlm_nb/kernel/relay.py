@@ -38,8 +38,8 @@ KINDS = {"iopub": zmq.XPUB, "hb": zmq.REP}
 
 FILE = "connection.json"
 
-LARGEST = 4 << 20
-"""Bytes of an output that are passed on: who reads slowly would have a thousand of them kept here."""
+LARGEST, MOST_KEPT = 2 << 20, 200
+"""Bytes of an output that are passed on, and how many are kept here for who reads slowly, or has stopped his console."""
 
 TOO_LARGE = "[An output of {size:,} bytes is left out here; the agent's notebook has what is kept of it.]\n"
 
@@ -104,6 +104,7 @@ class Relay:
                 for name in CHANNELS:
                     self._front[name] = stack.enter_context(self._context.socket(KINDS.get(name, zmq.ROUTER)))
                     self._front[name].setsockopt(zmq.LINGER, LAST_WORDS)
+                    self._front[name].setsockopt(zmq.SNDHWM, MOST_KEPT)
                     self._front[name].bind(f"ipc://{self._folder}/k-{CHANNELS[name]}")
                 self._front["iopub"].setsockopt(zmq.XPUB_VERBOSE, 1)
                 connection = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -266,6 +267,7 @@ class Relay:
         kind = door.reply_to(asked.message["msg_type"])
         more = (said["metadata"], said["buffers"]) if said else ()
         if kind is not None:
+            content = door.harmless(content)
             self._wire.send(self._front[asked.channel], kind, content, asked.message["header"], asked.sender, *more)
 
     def _pass_on(self, message: Message) -> None:
@@ -276,11 +278,12 @@ class Relay:
         else:
             iopub, kind = self._front["iopub"], message["msg_type"]
             more = message["metadata"], message.get("buffers", ())
-            self._wire.send(iopub, kind, message["content"], message["parent_header"], [kind.encode()], *more)
+            content = door.harmless(message["content"])
+            self._wire.send(iopub, kind, content, message["parent_header"], [kind.encode()], *more)
             self._note_state(kind, message["content"], message["parent_header"])
 
     def _publish(self, kind: str, content: Mapping[str, Any], parent: Mapping[str, Any]) -> None:
-        self._wire.send(self._front["iopub"], kind, content, parent, [kind.encode()])
+        self._wire.send(self._front["iopub"], kind, door.harmless(content), parent, [kind.encode()])
         self._note_state(kind, content, parent)
 
     def _note_state(self, kind: str, content: Mapping[str, Any], parent: Mapping[str, Any]) -> None:

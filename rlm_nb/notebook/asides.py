@@ -27,34 +27,43 @@ class Asides:
         self._waiting: list[CellResult] = []
 
     def add(self, cell: CellResult) -> None:
-        """Keep a cell, until its place is known: among those of an iteration, that is when this is complete."""
+        """Put a cell below all else, where it stays until its place is known.
+
+        Among the cells of an iteration, that is when this is complete.
+        """
+        self._put(cell, self.begun)
         self._waiting.append(cell)
 
     def place(self, iteration: Iteration | None = None) -> None:
-        """Put what was added among the cells of this iteration, or below all else."""
+        """What was added has its place among the cells of this iteration, or below all else."""
+        waiting, self._waiting = self._waiting, []
+        if iteration is None:
+            return
         lowest: dict[int, str] = {}  # below each cell of the iteration, by its index
-        for cell in self._waiting:
-            before = [at for at, ran in enumerate(iteration.cells if iteration else (), 1) if ran.number < cell.number]
-            if iteration is None:
-                self._put(cell, self.begun)
-            elif before:
+        for cell in waiting:
+            before = [at for at, ran in enumerate(iteration.cells, 1) if ran.number < cell.number]
+            if before:
                 at, names = before[-1], (layout.calls_id, layout.code_id)
                 found = (name for name in (id_(iteration.number, at) for id_ in names) if name in self._document)
                 lowest[at] = self._put(cell, iteration.number, lowest.get(at) or next(found))
             else:
                 above = self._document.above(layout.think_id(iteration.number))
                 self._put(cell, iteration.number - 1, above)
-        self._waiting.clear()
 
     def _put(self, cell: CellResult, number: int, below: str | None = None) -> str:
         """Put a cell below the one with this id, with what belongs to it; returns the id of the lowest of these."""
         note = layout.aside_note(number, cell, self._folder)
         node = self._mark(layout.aside(number, cell, self._folder), cell)
-        self._document.put(note, below=below)
-        self._document.put(node, below=note["id"])
+        self._document.put(note)
+        self._document.put(node)
+        if below is not None:
+            self._document.move(note["id"], below)
+            self._document.move(node["id"], note["id"])
         if (asked := calls(cell, number, 0)) is None:
             return str(node["id"])
         name = f"{node['id']}-calls"
         rlm = {"number": number, "aside": True}
-        self._document.put({**asked, "id": name, "metadata": {**asked["metadata"], "rlm": rlm}}, below=node["id"])
+        self._document.put({**asked, "id": name, "metadata": {**asked["metadata"], "rlm": rlm}})
+        if below is not None:
+            self._document.move(name, node["id"])
         return name

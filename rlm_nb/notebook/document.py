@@ -94,9 +94,18 @@ class Document:
             self._stale.add(name)
             self._saved = False
             if below is not None and not known:
-                order = [one for one in self._texts if one != name]
-                order.insert(order.index(below) + 1, name)
-                self._texts = {one: self._texts[one] for one in order}
+                self._move(name, below)
+
+    def move(self, cell: str, below: str) -> None:
+        """Put the cell with this id below another one."""
+        with self._lock:
+            self._move(cell, below)
+            self._saved = False
+
+    def _move(self, cell: str, below: str) -> None:
+        order = [one for one in self._texts if one != cell]
+        order.insert(order.index(below) + 1, cell)
+        self._texts = {one: self._texts[one] for one in order}
 
     def describe(self, draw: Head) -> None:
         """Replace a cell and the notebook's own metadata by what `draw` gives, once somebody saves.

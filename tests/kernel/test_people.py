@@ -114,11 +114,24 @@ def test_what_a_person_runs_is_in_the_agents_kernel(attended: Bench) -> None:
         assert (known["implementation"], known["supported_features"]) == ("rlm", [])
 
 
+def test_no_terminal_is_commanded(attended: Bench) -> None:
+    """Of what cells put out, and of what the kernel answers, colours are left, and no other escape sequence."""
+    hostile = r"'\x1b]52;c;aGk=\x07a\x1b[31mred\x1b[0m\x1b[2Jb\x9b6n\x1bPq\x1b\\\x00c'"
+    with person(attended.client.attach()) as client:
+        reply, said = run(client, f"from IPython.display import Pretty\nprint({hostile})\nPretty({hostile})")
+        assert (reply["status"], said.count("a\x1b[31mred\x1b[0mb6nc")) == ("ok", 2)
+        assert said.count("\x1b") == 4
+        reply, said = run(client, f"raise ValueError({hostile})")
+        assert reply["evalue"] == "a\x1b[31mred\x1b[0mb6nc"
+
+
 def test_they_take_turns(attended: Bench) -> None:
     """A person waits for the agent's cell, and the agent for a person's, while its clock stands still."""
     with person(attended.client.attach()) as client:
         agent = Agent(attended, "import time; time.sleep(0.5); order = ['agent']")
         assert client.kernel_info(reply=True, timeout=PATIENCE)["content"]["status"] == "ok"  # although it is busy
+        client.is_complete("for x in y:")
+        assert client.get_shell_msg(timeout=PATIENCE)["content"] == {"status": "incomplete", "indent": "    "}
         assert agent.result is None
         waits = client.execute("order.append('person'); time.sleep(0.7)")
         agent.end()

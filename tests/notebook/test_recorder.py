@@ -90,7 +90,7 @@ def test_a_run_reads_as_heading_prose_cells_and_answer(tmp_path: Path) -> None:
 
 
 def test_what_people_ran_stands_where_it_ran(tmp_path: Path) -> None:
-    """Between iterations at once, among the cells of one when that is complete; and all of it is read back in order."""
+    """On disk at once, and among the cells of an iteration when that is complete; all of it is read back in order."""
     path = tmp_path / "root.ipynb"
     numbers = iter(range(1, 100))
 
@@ -106,7 +106,8 @@ def test_what_people_ran_stands_where_it_ran(tmp_path: Path) -> None:
             first, middle, more, last = ran("ls()"), ran("middle", human=True), ran("more", human=True), ran("x")
             recorder.listen(Attended("root", middle))
             recorder.listen(Attended("root", more))
-            assert [cell.code for cell in read(path).asides] == ["early", "middle", "more", "after"] * (number - 1)
+            known = ["early", "middle", "more", "after"] * number
+            assert [cell.code for cell in read(path).asides] == known[:-1]
             recorder.listen(Iterated("root", Iteration("root", number, "", Reply(TWO_CELLS), (first, last))))
             recorder.listen(Attended("root", ran("after", human=True)))
         recorder.finish(Chance(0).result(path))
