@@ -16,6 +16,10 @@ from rlm_nb.cli.streams import tell, write
 HOW = """\
 {agent} is at work in {run}. To use its kernel beside it:
 
+  rlm-nb attach {run}:{agent} --console
+
+or, where Ctrl-C need not interrupt its cell,
+
   jupyter console --existing {file}
 {spec}
 What you run there takes turns with its cells, is recorded in its notebook as yours, and is told to its model.

@@ -39,7 +39,7 @@ KINDS = {"iopub": zmq.XPUB, "hb": zmq.REP}
 FILE = "connection.json"
 
 LARGEST, MOST_KEPT = 2 << 20, 200
-"""Bytes of an output that are passed on, and how many are kept here for who reads slowly, or has stopped his console."""
+"""Bytes of an output that are passed on, and how many are kept for who reads slowly, or has stopped reading."""
 
 TOO_LARGE = "[An output of {size:,} bytes is left out here; the agent's notebook has what is kept of it.]\n"
 

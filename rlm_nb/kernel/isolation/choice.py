@@ -237,7 +237,7 @@ class Isolation:
                 "ask for bubblewrap, where it may make them (isolation.level: bwrap)",
             ]
         elif reports["bwrap"].fault == bubblewrap.MISSING:
-            hints = ["install the package `bubblewrap`"]
+            hints = ["install the package `bubblewrap`", "ask for isolation.level: auto, if plain namespaces will do"]
         else:
             hints = [
                 "let bubblewrap, of version 0.8, make user namespaces (a profile of AppArmor for it, or set-user-id "
