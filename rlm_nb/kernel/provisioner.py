@@ -324,9 +324,10 @@ class SupervisedProcess:
 
 def _supervisor_of(kernel: psutil.Process) -> psutil.Process | None:
     """The grandchild of this process that the kernel descends from: between them there may be some of bubblewrap's."""
-    line = [kernel, *kernel.parents()]
-    ours = next((at for at, process in enumerate(line) if process.pid == os.getpid()), 0)
-    return line[ours - 2] if ours > 2 else None
+    line = [kernel]
+    while (above := line[-1].parent()) is not None and above.pid != os.getpid():
+        line.append(above)
+    return line[-2] if above is not None and len(line) > 2 else None
 
 
 class Forkserver:

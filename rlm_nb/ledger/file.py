@@ -63,7 +63,7 @@ class BudgetFile:
             LedgerError: There is none, it is damaged, or a newer version wrote it.
         """
         ledger = cls(path, margin=margin)
-        ledger._look()
+        ledger.limits()
         return ledger
 
     @classmethod
@@ -82,7 +82,7 @@ class BudgetFile:
         with ledger._storage.locked():
             if made := not ledger.path.exists():
                 ledger._storage.write(Book.new(limits, ledger._now()).as_bytes())
-        ledger._look()
+        ledger.limits()
         return ledger, made
 
     @classmethod
@@ -110,7 +110,8 @@ class BudgetFile:
 
     def spent_of(self, agent: str) -> Spent:
         """What an agent's own calls took so far, and whether it counts as an agent (`sandboxes`)."""
-        return self._look().agents.get(agent, Spent())
+        with self._looking() as book:
+            return book.agents.get(agent, Spent()).model_copy()
 
     def reserve_call(
         self,
@@ -208,19 +209,23 @@ class BudgetFile:
 
     def balance(self) -> Balance:
         """What is spent, reserved and left."""
-        return self._look().balance(self._now())
+        with self._looking() as book:
+            return book.balance(self._now())
 
     def reserved_by(self) -> tuple[Reservation, ...]:
         """Everything that is reserved, in the order in which it was."""
-        return tuple(self._look().leases.values())
+        with self._looking() as book:
+            return tuple(lease.model_copy() for lease in book.leases.values())
 
     def spent_by(self) -> dict[str, Amount]:
         """What each agent's own calls have cost."""
-        return {agent: spent.amount for agent, spent in self._look().agents.items()}
+        with self._looking() as book:
+            return {agent: spent.amount for agent, spent in book.agents.items()}
 
     def limits(self) -> Limits:
         """What may be spent in all."""
-        return self._look().limits
+        with self._looking() as book:
+            return book.limits
 
     @classmethod
     def look(cls, path: Path) -> Book:
@@ -253,31 +258,32 @@ class BudgetFile:
     def _now(self) -> float:
         return self._epoch + time.monotonic()
 
-    def _look(self) -> Book:
-        """The book as it stands."""
-        return self._parse(self._storage.look())
+    @contextmanager
+    def _looking(self) -> Iterator[Book]:
+        """The book as it stands, for whoever changes nothing in it, and keeps nothing of it but copies."""
+        with self._storage.looking() as text:
+            book = self._known(text)
+            self._latest = text, book
+            yield book
 
     @contextmanager
     def _changing(self) -> Iterator[Book]:
         """The book, locked; when the block ends well, what it changed is written down."""
         with self._storage.locked():
             before = self._storage.read()
-            # What we wrote last and nobody has changed since need not be parsed, which is the most of a change's time.
-            text, book = self._latest
+            book = self._known(before)
             self._latest = b"", None  # the block may leave a book that is not what the file holds
-            if book is None or text != before:
-                book = self._parse(before)
-            else:
-                book.bury(is_alive)
             yield book
             after = book.as_bytes()
             if after != before:
                 self._storage.write(after)
             self._latest = after, book
 
-    def _parse(self, text: bytes) -> Book:
-        """The book without the dead."""
-        book = _parsed(self.path, text)
+    def _known(self, text: bytes) -> Book:
+        """The book that this is the text of, without the dead."""
+        # What we knew last and nobody has changed since need not be parsed, which is the most of a step's time.
+        written, latest = self._latest
+        book = latest if latest is not None and written == text else _parsed(self.path, text)
         book.bury(is_alive)
         return book
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rlm_nb.errors import LedgerError
@@ -113,17 +113,22 @@ class Storage:
         except OSError as error:
             raise LedgerError(f"{self.path}: cannot be written: {error.strerror}") from None
 
-    def look(self) -> bytes:
+    @contextmanager
+    def looking(self) -> Iterator[bytes]:
         """The whole file, for whoever only wants to see it, and may not be allowed more than that.
 
         Raises:
             LedgerError: See `locked` and `read`.
         """
         # Who has ever changed it has made the lock: without one, nobody does, and looking makes none.
-        if not (self._lock_path.exists() and os.access(self.path.parent, os.W_OK)):
-            return self.read()
-        with self.locked():
-            return self.read()
+        changes = self._lock_path.exists() and os.access(self.path.parent, os.W_OK)
+        with self.locked() if changes else nullcontext():
+            yield self.read()
+
+    def look(self) -> bytes:
+        """What `looking` gives, when nobody minds that it may be changed at once."""
+        with self.looking() as text:
+            return text
 
     def rest(self) -> None:
         """Nobody uses the file for now: leave nothing beside it, and have the system bring it to the disk."""
