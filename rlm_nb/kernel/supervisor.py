@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlm_nb.kernel import family
-from rlm_nb.kernel.isolation import bubblewrap
 from rlm_nb.kernel.isolation.birth import Born, bear, become
 from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
 from rlm_nb.kernel.isolation.policy import Policy
@@ -139,6 +138,8 @@ def main() -> None:
 
     def start() -> Born:
         if policy.level == "bwrap":
+            from rlm_nb.kernel.isolation import bubblewrap  # for those who ask for it
+
             born = bubblewrap.bear(policy, prepare, command, keep, cwd)
         else:
             born = bear(policy, prepare, partial(become, command, cwd, keep, os.environ))

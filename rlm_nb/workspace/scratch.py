@@ -27,6 +27,9 @@ ROUNDS = 5
 SHORT = Path("/tmp")
 """Where the sockets of kernels are, when the path of the temporary folder leaves them no room."""
 
+SHALLOW = 20
+"""Levels of folders that are removed where they are, with a descriptor each: nearly always all that there are."""
+
 SPREAD = 0x0002_0000
 """`FS_TOPDIR_FL` of the header linux/fs.h: what is below this folder is not related."""
 
@@ -139,10 +142,34 @@ def remove_tree(path: Path) -> bool:
 
 
 def _empty(top: int) -> None:
-    """Remove what is below the open folder `top`.
+    """Remove what is below the open folder `top`: first what is not deep, and then whatever is left."""
+    _clear(top, SHALLOW)
+    _empty_deep(top)
+
+
+def _clear(folder: int, depth: int) -> None:
+    """Remove what is below the open folder, to so many levels."""
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in names:
+        with suppress(OSError):  # vanished, or not ours to remove, or not empty yet
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+                continue
+            if depth:
+                inner = _open(name, folder)
+                try:
+                    _clear(inner, depth - 1)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=folder)
+
+
+def _empty_deep(top: int) -> None:
+    """Remove what is below the open folder `top`, at any depth.
 
     Each folder found is first moved to stand directly below `top`. So nothing here recurses, no path grows past what
-    the system takes, and two open folders are enough at any depth.
+    the system takes, and two open folders are enough.
     """
     token = secrets.token_hex(8)  # names that nothing below can have already
     waiting = [f"{token}-{number}" for number in range(_lift(top, top, token, 0))]

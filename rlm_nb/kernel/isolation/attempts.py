@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from rlm_nb.kernel.isolation import bubblewrap, system
+from rlm_nb.kernel.isolation import system
 from rlm_nb.kernel.isolation.birth import Born, bear
 from rlm_nb.kernel.isolation.policy import Policy
 
@@ -37,7 +37,11 @@ def attempt(asked: socket.socket) -> None:
 
 
 def _bear(policy: Policy, prepare: Callable[[], None]) -> Born:
-    return bubblewrap.bear(policy, prepare) if policy.level == "bwrap" else bear(policy, prepare, _end)
+    if policy.level != "bwrap":
+        return bear(policy, prepare, _end)
+    from rlm_nb.kernel.isolation import bubblewrap  # with what it needs; a run waits for these attempts
+
+    return bubblewrap.bear(policy, prepare)
 
 
 def end_with(parent: int) -> None:
