@@ -143,8 +143,10 @@ def at_a_prompt(shell: Shell, folder: Path) -> None:
         console.sendline("exit()")
         console.expect(pexpect.EOF)
     with prompt(shell, "rlm_nb", "attach", str(folder), "--console") as console:
-        console.sendline("import time; print('as' + 'leep'); time.sleep(600)")
-        console.expect("asleep")
+        found = 1
+        while found:  # what is typed while a prompt is just being drawn may be lost
+            console.sendline("import time; print('as' + 'leep'); time.sleep(600)")
+            found = console.expect(["asleep", pexpect.TIMEOUT], timeout=10)
         console.sendintr()
         console.expect("KeyboardInterrupt")
         console.sendline("exit()")
