@@ -97,8 +97,9 @@ class KernelClient:
     def close(self) -> None:
         """End the kernel, if there is one, and let go of who is attached."""
         self._over.cancel("the agent has ended")
-        if self._theirs is not None and self._session is not None:
-            self._session.process.kill()
+        session = self._session  # which who runs a cell may put away just now
+        if self._theirs is not None and session is not None:
+            session.process.kill()
         self._people.close()
         if self._session is not None:
             self._discard()

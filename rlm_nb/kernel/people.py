@@ -42,7 +42,7 @@ class People:
         self._stack = ExitStack()
         self._relay: Relay | None = None
         self._connection: Mapping[str, Any] | None = None
-        self._wanted: queue.Queue[Asked | None] = queue.Queue(MOST_WAITING)
+        self._wanted: queue.Queue[Asked | None] = queue.Queue()
         self._closed = False
 
     def attach(self) -> Path:
@@ -89,9 +89,9 @@ class People:
             self._relay.publish("status", {"execution_state": "idle"}, parent)
 
     def _take(self, asked: Asked) -> None:
-        try:
-            self._wanted.put_nowait(asked)
-        except queue.Full:
+        if self._wanted.qsize() < MOST_WAITING:
+            self._wanted.put(asked)
+        else:
             self._relay_answer(asked, {"status": "aborted"})
 
     def _relay_answer(self, asked: Asked, content: Mapping[str, Any]) -> None:
@@ -113,21 +113,23 @@ class People:
                 content = door.failed("NoCell", "this request cannot be passed on to the kernel")
             stops = content.get("status") == "error" and asked.message["content"].get("stop_on_error", True)
             # Before the answer: what is sent by somebody who has read it is to run.
-            together = self._waiting() if stops else []
+            together = self._sent_with(asked) if stops else []
             self._relay_answer(asked, content)
             for one in together:
                 self._relay_answer(one, {"status": "aborted"})
 
-    def _waiting(self) -> list[Asked]:
-        """What was sent together with a cell that failed, and is not run."""
-        found = []
-        while not self._wanted.empty():
-            asked = self._wanted.get()
-            if asked is None:
-                self._wanted.put(None)
-                break
-            found.append(asked)
-        return found
+    def _sent_with(self, failed: Asked) -> list[Asked]:
+        """What the same person sent together with a cell that failed, and is not run."""
+        waiting, together = [], []
+        with suppress(queue.Empty):
+            while True:
+                waiting.append(self._wanted.get_nowait())
+        for one in waiting:
+            if one is not None and one.sender == failed.sender:
+                together.append(one)
+            else:
+                self._wanted.put(one)
+        return together
 
     def _stop_working(self) -> None:
         with suppress(queue.Empty):

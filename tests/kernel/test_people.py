@@ -143,7 +143,7 @@ def test_they_take_turns(attended: Bench) -> None:
 
 def test_a_person_interrupts(attended: Bench) -> None:
     """His own cell, and the agent's: which is told who did it, and keeps its kernel."""
-    with person(attended.client.attach()) as client:
+    with person(attended.client.attach()) as client, person(attended.client.attach()) as other:
         attended.run("import time; kept = 1")
         identity = client.execute("print('begun', flush=True); time.sleep(60)")
         while client.get_iopub_msg(timeout=PATIENCE)["content"].get("text") != "begun\n":
@@ -155,9 +155,12 @@ def test_a_person_interrupts(attended: Bench) -> None:
         agent = Agent(attended, "time.sleep(60)")
         queued = [client.execute("1 / 0"), client.execute("never = 1"), client.execute("kept")]
         time.sleep(0.2)
+        others = other.execute("kept")
+        time.sleep(0.2)
         _interrupt(client)
         assert (agent.end().status, agent.end().error, agent.end().may_go_on) == ("interrupted", BY_A_PERSON, False)
         assert [ran(client, one)[0]["status"] for one in queued] == ["error", "aborted", "aborted"]
+        assert ran(other, others)[0]["status"] == "ok"  # who has nothing to do with it
         assert text(attended.run("print(kept, 'never' in globals())").outputs) == "1 False\n"
 
 
