@@ -65,7 +65,7 @@ def test_what_a_person_runs_is_recorded_told_and_replayed(shell: Shell, reposito
     with shell.start(repository, "--model", shell.script(script), "--approve-in-lab") as running:
         folder = run_of(shell)
         decide(folder, 1)
-        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        until(lambda: [one["number"] for one in control.waiting(folder)] == [2])
         [name] = specs()
         with attached(name) as (manager, client):
             assert run(client, "z = 22\nprint(x)")[1] == "20\n"
@@ -206,7 +206,7 @@ def test_a_killed_run_leaves_a_kernelspec_for_the_next_one(shell: Shell, reposit
     with shell.start(repository, "--model", model, "--approve-in-lab") as running:
         folder = run_of(shell)
         decide(folder, 1)
-        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        until(lambda: [one["number"] for one in control.waiting(folder)] == [2])
         [name] = specs()
         with attached(name) as (manager, client):
             run(client, "z = 22")
@@ -228,7 +228,7 @@ def test_a_killed_run_leaves_a_kernelspec_for_the_next_one(shell: Shell, reposit
         until(lambda: len(list(shell.here.glob(f"runs/*/{control.FOLDER}"))) == 1)
         folder = next(shell.here.glob(f"runs/*/{control.FOLDER}")).parent
         decide(folder, 1)
-        until(lambda: control.waiting(folder) and control.waiting(folder)[0]["number"] == 2)
+        until(lambda: [one["number"] for one in control.waiting(folder)] == [2])
         assert specs() == []
         with pytest.raises(RunFolderError, match="no agent can be attached to"):
             control.attach(folder)
