@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -159,15 +160,24 @@ def jupyterlab(folder: Path, **variables: str) -> Iterator[Lab]:
         stderr=log,
     )
     try:
-        end = time.monotonic() + PATIENCE
-        while not (found := list(runtime.glob("jpserver-*.json"))) or not found[0].read_text():
-            assert server.poll() is None, (folder.parent / "server.log").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        yield Lab(json.loads(found[0].read_text())["url"], token, folder)
+        told = listening(server, runtime, folder.parent / "server.log")
+        yield Lab(told["url"], token, folder)
     finally:
         stop(server)
         log.close()
+
+
+def listening(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> dict[str, Any]:
+    """What a server says of itself, once it answers: it says it when it has a port, and listens a moment later."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < end
+        with suppress(OSError, ValueError, StopIteration):
+            told: dict[str, Any] = json.loads(next(runtime.glob("jpserver-*.json")).read_text())
+            socket.create_connection(("127.0.0.1", told["port"])).close()
+            return told
+        time.sleep(0.1)
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:

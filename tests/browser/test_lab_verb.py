@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Seen
-from tests.browser.lab import PATIENCE, Lab, stop
-from tests.whole_runs.conftest import Shell, cell, until
+from tests.browser.lab import PATIENCE, Lab, listening, stop
+from tests.whole_runs.conftest import Shell, cell
 
 
 def test_jupyterlab_opens_with_the_run(tmp_path: Path, repository: Path, seen: Seen) -> None:
@@ -35,9 +34,7 @@ def test_jupyterlab_opens_with_the_run(tmp_path: Path, repository: Path, seen: S
             stderr=log,
         )
     try:
-        until(lambda: [path for path in runtime.glob("jpserver-*.json") if path.read_text()], PATIENCE)
-        [state] = runtime.glob("jpserver-*.json")
-        told = json.loads(state.read_text())
+        told = listening(server, runtime, tmp_path / "log")
         assert Path(told["root_dir"]) == shell.here
         seen.page.goto(f"{told['url']}?token={told['token']}")
         tab = seen.page.locator(".lm-DockPanel .lm-TabBar-tab", has_text="root.ipynb")

@@ -18,16 +18,16 @@ def test_who_subscribes_while_something_is_sent_is_welcome(tmp_path: Path) -> No
         listening.connect(f"ipc://{tmp_path}/outputs")
         outputs = Outputs(sending, session=Session(key=b""))
         outputs.start()
-        heard = [_is_welcome(f"listener-{number}.".encode(), listening, outputs) for number in range(100)]
+        heard = all(_is_welcome(f"listener-{number}.".encode(), listening, outputs) for number in range(100))
         outputs.stop()
         outputs.close()
-    assert heard.count(False) == 0
+    assert heard
 
 
 def _is_welcome(topic: bytes, listening: zmq.Socket[bytes], outputs: Outputs) -> bool:
     """Whether that is said while more and more is sent."""
     listening.subscribe(topic)
-    end = time.monotonic() + 0.2
+    end = time.monotonic() + 10
     while time.monotonic() < end:
         outputs.send_multipart([b"more"])
         while listening.poll(0):
