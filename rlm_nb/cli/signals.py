@@ -19,6 +19,9 @@ from rlm_nb.workspace.scratch import remove_all
 # `timeout` and some shells' wrappers send a signal to a process and once more to its group: that is one wish, not two.
 ECHO = 0.3
 
+ROUNDS = 5
+"""How often what is left is removed, when the program ends at once while its threads go on."""
+
 
 class Interruption:
     """Notices SIGINT, SIGTERM and SIGHUP in the main thread while its block runs.
@@ -69,9 +72,12 @@ class Interruption:
 
     def _end_at_once(self) -> None:
         _kill_descendants()
-        remove_all()
-        live_specs.remove_all()
-        _kill_descendants()  # an agent that lost its kernel may just have started another
+        for _ in range(ROUNDS):
+            found = remove_all()
+            live_specs.remove_all()
+            _kill_descendants()  # an agent that lost its kernel may just have started another, in a folder made anew
+            if not found:
+                break
         if os.isatty(2):
             os.write(2, b"\x1b[?25h\n")  # the live view hides the cursor
         os._exit(self.exit_code)

@@ -102,12 +102,18 @@ def _places() -> set[Path]:
     return {Path(tempfile.gettempdir()).resolve(), SHORT.resolve()}
 
 
-def remove_all() -> None:
-    """Remove every temporary folder of this process that is still there: for an exit that unwinds nothing."""
+def remove_all() -> bool:
+    """Remove every temporary folder of this process that is still there: for an exit that unwinds nothing.
+
+    Returns:
+        Whether there was any.
+    """
     _leaving.set()
     named = (folder for place in _places() for folder in place.glob(f"{mark()}*"))  # sockets have folders, too
-    for folder in {*_there, *named}:
+    found = [folder for folder in {*_there, *named} if os.path.lexists(folder)]
+    for folder in found:
         remove_tree(folder)
+    return bool(found)
 
 
 def is_leaving() -> bool:
