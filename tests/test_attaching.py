@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -142,7 +143,9 @@ def at_a_prompt(shell: Shell, folder: Path) -> None:
         console.expect("1022")
         console.sendline("exit()")
         console.expect(pexpect.EOF)
-    with prompt(shell, "rlm_nb", "attach", str(folder), "--console") as console:
+    [told] = [shlex.split(line) for line in said.stderr.splitlines() if "--console" in line]
+    assert told[:3] == ["rlm-nb", "attach", f"{folder.name}:root"]
+    with prompt(shell, "rlm_nb", *told[1:]) as console:
         found = 1
         while found:  # what is typed while a prompt is just being drawn may be lost
             console.sendline("import time; print('as' + 'leep'); time.sleep(600)")

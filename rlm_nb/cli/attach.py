@@ -16,7 +16,7 @@ from rlm_nb.cli.streams import tell, write
 HOW = """\
 {agent} is at work in {run}. To use its kernel beside it:
 
-  rlm-nb attach {run}:{agent} --console
+  rlm-nb attach {again} --console
 
 or, where Ctrl-C need not interrupt its cell,
 
@@ -49,7 +49,7 @@ def attach(
     before = dict(os.environ)
     with door():
         from rlm_nb import control, live_specs
-        from rlm_nb.cli.runs import find_run, parts
+        from rlm_nb.cli.runs import again, find_run, parts
         from rlm_nb.config import load
         from rlm_nb.errors import ConfigError
 
@@ -69,6 +69,7 @@ def attach(
             # In our place: what reaches us, such as Ctrl-C, reaches it.
             os.execve(sys.executable, [sys.executable, "-m", "jupyter_console", how], before)
         shown = "" if spec is None else IN_LAB.format(title=live_specs.title(run, agent), name=spec)
-        tell(HOW.format(agent=agent, run=run.name, file=shlex.quote(str(file)), spec=shown))
+        name = again(run).replace(run.name, f"{run.name}:{agent}", 1)
+        tell(HOW.format(agent=agent, run=run.name, again=name, file=shlex.quote(str(file)), spec=shown))
         if not sys.stdout.isatty():
             write(str(file))  # for jupyter console --existing "$(rlm-nb attach last)"

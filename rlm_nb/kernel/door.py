@@ -6,13 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-_COMMANDS = re.compile(
-    r"\x1b\[[0-9;:]*m"
-    r"|(\x1b\[[0-?]*[ -/]*[@-~]"
-    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
-    r"|\x1b[ -/]*[0-~]?"
-    r"|[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f])"
-)
+from rlm_nb.notebook.wording import ESCAPES
+
+_COMMANDS = re.compile(rf"\x1b\[[0-9;:]*m|({ESCAPES}|[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f])")
 """Colours; else, as a group, what a terminal obeys: other sequences, and control characters beside those of lines."""
 
 Way = Literal["run", "ask", "ask aside", "tell", "interrupt", "leave", "refuse"]

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rlm_nb.errors import LedgerError
@@ -122,7 +122,7 @@ class Storage:
         """
         # Who has ever changed it has made the lock: without one, nobody does, and looking makes none.
         changes = self._lock_path.exists() and os.access(self.path.parent, os.W_OK)
-        with self.locked() if changes else nullcontext():
+        with self.locked() if changes else self._threads.held(self._stuck):
             yield self.read()
 
     def look(self) -> bytes:

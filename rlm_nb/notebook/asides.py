@@ -26,19 +26,20 @@ class Asides:
         self._folder: Path = document.path.parent
         self._waiting: list[CellResult] = []
 
-    def add(self, cell: CellResult) -> None:
-        """Put a cell below all else, where it stays until its place is known.
+    def add(self, cell: CellResult, *, among: bool) -> None:
+        """Put a cell below all else.
 
-        Among the cells of an iteration, that is when this is complete.
+        Args:
+            cell: The cell.
+            among: Whether it may have run among those of an iteration; it has its place once that is complete.
         """
         self._put(cell, self.begun)
-        self._waiting.append(cell)
+        if among:
+            self._waiting.append(cell)
 
-    def place(self, iteration: Iteration | None = None) -> None:
-        """What was added has its place among the cells of this iteration, or below all else."""
+    def place(self, iteration: Iteration) -> None:
+        """Put what ran among the cells of this iteration where it ran."""
         waiting, self._waiting = self._waiting, []
-        if iteration is None:
-            return
         lowest: dict[int, str] = {}  # below each cell of the iteration, by its index
         for cell in waiting:
             before = [at for at, ran in enumerate(iteration.cells, 1) if ran.number < cell.number]

@@ -263,9 +263,7 @@ class Recorder:
                 self._record_iteration(iteration)
                 self._head = replace(self._head, turn=max(self._head.turn, iteration.number))
             case Attended(cell=cell):
-                self._asides.add(cell)
-                if not self._code:
-                    self._asides.place()
+                self._asides.add(cell, among=bool(self._code))
                 return
             case Charged(cost=cost, usage=usage):
                 self._head = replace(self._head, cost=cost, usage=usage)
@@ -338,7 +336,6 @@ class Recorder:
     def _leave(self) -> None:
         """Say that it is unfinished if nobody said how it ended; what is unsaved is saved by the document."""
         with self._lock:
-            self._asides.place()
             if self._head.outcome is None:
                 self._head = replace(self._head, state="unfinished", ended=time.time())
                 self._state_head()

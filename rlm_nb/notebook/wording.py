@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-# Whole escape sequences first (CSI, OSC and its kin, anything else after ESC), so that none leaves its tail behind;
-# then every control character but tab and newline; then what reorders text so that it reads as something else.
-_UNPRINTABLE = re.compile(
+ESCAPES = (
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-    r"|[\u202a-\u202e\u2066-\u2069]"
 )
+"""Whole escape sequences (CSI, OSC and its kin, anything else after ESC), so that none leaves its tail behind."""
+
+# Then every control character but tab and newline; then what reorders text so that it reads as something else.
+_UNPRINTABLE = re.compile(rf"{ESCAPES}|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
