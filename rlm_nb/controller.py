@@ -275,6 +275,7 @@ class Run:
         self._result: RunResult | None = None
         self._about = about(self.folder.name, self.model.name, self.source, self.launcher.confinement())
         self._settings = self.config.model_dump(mode="json")
+        self._place = self.folder.resolve()
         self._iterations = self._run_root()
         self._stack = ExitStack()
         self._control = Control(self.folder, self.cancel)
@@ -567,7 +568,7 @@ class Run:
         if not self.config.kernel.attach:
             yield
             return
-        with self._control.attachable(agent, client.attach), live_specs.offered(self.folder.resolve(), agent):
+        with self._control.attachable(agent, client.attach), live_specs.offered(self._place, agent):
             yield
 
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:

@@ -117,11 +117,13 @@ def _folder(name: str) -> Path | None:
     place.mkdir(parents=True, exist_ok=True)
     for more in ("", *(f"-{number}" for number in range(2, TRIES))):
         folder = place / f"{name}{more}"
-        if _is_abandoned(folder):
+        for _ in range(2):
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                return folder
+            if not _is_abandoned(folder):
+                break
             _remove(folder)
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-            return folder
     return None
 
 

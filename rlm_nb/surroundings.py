@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import stat
+from functools import cache
 from pathlib import Path
 
 from rlm_nb.context_access import IN_MEMORY
@@ -24,7 +25,12 @@ BY_HAND = (
 
 def help_texts(task: Task, max_depth: int) -> dict[str, str]:
     """The functions of an agent's REPL with their docstrings, as the model reads them."""
-    names = FUNCTIONS + (AGENT_FUNCTIONS if may_delegate(task, max_depth) else ())
+    return dict(_help_texts(may_delegate(task, max_depth)))
+
+
+@cache
+def _help_texts(delegating: bool) -> dict[str, str]:
+    names = FUNCTIONS + (AGENT_FUNCTIONS if delegating else ())
     help_texts = {}
     for name in sorted(names, key=str.lower):
         function = getattr(Functions, name)

@@ -40,6 +40,8 @@ LAST_WORDS = 2000
 _UNIX_PATH = 100
 """The longest path of a unix socket is 107 bytes; a little of that is the socket's own name."""
 
+_ADDRESS = ("transport", "ip", "shell_port", "iopub_port", "stdin_port", "hb_port", "control_port")
+
 T = TypeVar("T")
 
 
@@ -189,8 +191,9 @@ class Process:
     def client(self) -> BlockingKernelClient:
         """The channels; opened at the first use, once the kernel has bound its sockets."""
         if self._client is None:
-            client = BlockingKernelClient(context=self._launcher.context)
-            client.load_connection_info(self._manager.get_connection_info())
+            known = {name: value for name, value in self.connection.items() if name in _ADDRESS}
+            # The manager's own session, which sends nothing: another one takes half a millisecond.
+            client = BlockingKernelClient(context=self._launcher.context, session=self._manager.session, **known)
             client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
             self._client = client
         return self._client
@@ -292,12 +295,12 @@ def kernel_spec() -> KernelSpec:
 
 def _environment(folder: Path) -> dict[str, str]:
     """What a kernel gets to see: nothing of the controller's but how to find programs and which language to speak."""
-    places = {"HOME": folder / "home", "TMPDIR": folder / "tmp", "IPYTHONDIR": folder / "home" / ".ipython"}
+    places = {"HOME": f"{folder}/home", "TMPDIR": f"{folder}/tmp", "IPYTHONDIR": f"{folder}/home/.ipython"}
     for place in places.values():
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(place, mode=0o700, exist_ok=True)  # noqa: PTH103 - texts, here and there: there are many starts
     return {
         **environment.allowed(os.environ),
-        **{name: str(place) for name, place in places.items()},
+        **places,
         "PYTHONDONTWRITEBYTECODE": "1",
         "GIT_TERMINAL_PROMPT": "0",
     }

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,8 @@ VARIABLE = "RLM_LIMITS"
 
 FIRST_TO_GO = 500
 """How much the system's out-of-memory killer prefers kernels, of 1000: before the controller, and what people run."""
+
+_OOM_KILL = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Limits:
 
     def as_text(self) -> str:
         """For another process."""
-        return json.dumps(astuple(self))
+        return json.dumps(list(vars(self).values()))
 
     def apply(self) -> None:
         """Limit this process and what it will start; called in the new process, before it has run anything."""
@@ -111,12 +114,10 @@ def free_space(folder: str) -> int:
 
 def memory_kills() -> int:
     """How often the system has ended a process for want of memory: in our container, or else on the whole machine."""
-    for file in (*(folder / "memory.events" for folder in _cgroups()[:1]), Path("/proc/vmstat")):
-        with suppress(OSError):
-            for line in file.read_text().splitlines():
-                name, _, number = line.partition(" ")
-                if name == "oom_kill":
-                    return int(number)
+    for file in (*(f"{folder}/memory.events" for folder in _cgroups()[:1]), "/proc/vmstat"):
+        with suppress(OSError), open(file, "rb") as counts:  # noqa: PTH123 - each cell is asked about
+            if found := _OOM_KILL.search(counts.read()):
+                return int(found[1])
     return 0
 
 

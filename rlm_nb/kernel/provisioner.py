@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.isolation.report import Report
 from rlm_nb.kernel.limits import VARIABLE, Limits
-from rlm_nb.kernel.supervisor import CONFINED, ENDED, REPORT, STARTED
+from rlm_nb.kernel.supervisor import BEGUN, CONFINED, ENDED, REPORT, STARTED
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +40,8 @@ READY_TIMEOUT = 30.0
 
 LOOK = 0.5
 """Seconds between two looks at whether somebody has stopped the forkserver meanwhile."""
+
+_TOO_SOON = "the kernel's supervisor ended before the kernel began"
 
 KILL_TIMEOUT = 2.0
 """Seconds after which we no longer wait for a supervisor to end its kernel, and do it ourselves."""
@@ -83,9 +84,7 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         birth = Birth(cmd, env, cwd or str(Path.cwd()), descriptors or {}, limits or Limits(), policy or Policy())
         start = partial(_start, forkserver, birth, log)
         # Waiting for another process must not stop the loop, in which other kernels live.
-        with ThreadPoolExecutor(1, thread_name_prefix="rlm-start") as thread:
-            process = await asyncio.get_running_loop().run_in_executor(thread, start)
-        self.process = process
+        self.process = process = await asyncio.get_running_loop().run_in_executor(None, start)
         self.pid = self.pgid = process.pid
         self.cwd = cwd
         self._supervised = process
@@ -226,15 +225,18 @@ class SupervisedProcess:
         self._supervisor: psutil.Process | None = None
         side.settimeout(READY_TIMEOUT)
         self.pid = 0
+        kind, supervisor = self._report()
+        if kind != BEGUN:
+            raise KernelStartError(_TOO_SOON)
         self.report = self._confinement()
         if self.report.fault is not None:
             raise IsolationError(f"the kernel could not be confined: {self.report.fault}")
         kind, self.pid = self._report()
         if kind != STARTED:
-            raise KernelStartError("the kernel's supervisor ended before the kernel began")
+            raise KernelStartError(_TOO_SOON)
         with suppress(psutil.NoSuchProcess):  # remembered with their start times: numbers are used again
             self._kernel = psutil.Process(self.pid)
-            self._supervisor = _supervisor_of(self._kernel)
+            self._supervisor = psutil.Process(supervisor)
 
     def poll(self) -> int | None:
         """`None` while the kernel lives, else its exit code, below 0 for a signal."""
@@ -285,7 +287,7 @@ class SupervisedProcess:
         kind, length = self._report()
         text = self.side.recv(length, socket.MSG_WAITALL) if kind == CONFINED else b""
         if not text or len(text) < length:
-            raise KernelStartError("the kernel's supervisor ended before the kernel began")
+            raise KernelStartError(_TOO_SOON)
         return Report.from_text(text.decode())
 
     def _end(self) -> int:
@@ -320,14 +322,6 @@ class SupervisedProcess:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def _supervisor_of(kernel: psutil.Process) -> psutil.Process | None:
-    """The grandchild of this process that the kernel descends from: between them there may be some of bubblewrap's."""
-    line = [kernel]
-    while (above := line[-1].parent()) is not None and above.pid != os.getpid():
-        line.append(above)
-    return line[-2] if above is not None and len(line) > 2 else None
 
 
 class Forkserver:

@@ -32,9 +32,10 @@ from rlm_nb.kernel.watch import DISK, Watch
 REPORT = struct.Struct("!ci")
 """A kind and a number, as below."""
 
-CONFINED, STARTED, ENDED = b"c", b"s", b"e"
-"""With the length of the report that follows; with the kernel's process number; with its exit code, below 0 for a
-signal. Nothing comes after `ENDED`, and without a kernel nothing else after `CONFINED`."""
+BEGUN, CONFINED, STARTED, ENDED = b"b", b"c", b"s", b"e"
+"""With the supervisor's own process number; with the length of the report that follows; with the kernel's process
+number; with its exit code, below 0 for a signal. Nothing comes after `ENDED`, and without a kernel nothing else after
+`CONFINED`."""
 
 # Between them: `MEMORY`, `PROCESSES` or `DISK`, when that limit was passed: with 1 when what the kernel had started was
 # killed for it, with 0 when the kernel goes, too.
@@ -60,7 +61,7 @@ def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) ->
     code = None
     try:
         report = born.report.as_text().encode()
-        side.sendall(REPORT.pack(CONFINED, len(report)) + report)
+        side.sendall(REPORT.pack(BEGUN, os.getpid()) + REPORT.pack(CONFINED, len(report)) + report)
         if born.kernel:
             side.sendall(REPORT.pack(STARTED, born.kernel))
             code = _until_it_ends(side, born, limits)

@@ -37,8 +37,9 @@ class Storage:
                 raise LedgerError(f"{self.path}: is no file")
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise LedgerError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        self._spare, self._former = (self.path.with_name(f"{self.path.name}.{end}") for end in ("new", "old"))
-        self._lock_path = self.path.with_name(f"{self.path.name}.lock")
+        # As texts: a step takes a fifth longer with paths.
+        self._name, self._folder = str(self.path), str(self.path.parent)
+        self._spare, self._former, self._lock_path = (f"{self._name}.{end}" for end in ("new", "old", "lock"))
         self._threads = _ThreadLock()
 
     @contextmanager
@@ -92,7 +93,8 @@ class Storage:
             LedgerError: There is none, or it cannot be read.
         """
         try:
-            return self.path.read_bytes()
+            with open(self._name, "rb", buffering=0) as file:
+                return file.readall()
         except FileNotFoundError:
             raise LedgerError(f"{self.path}: there is no budget file; create one, or was its run removed?") from None
         except OSError as error:
@@ -121,7 +123,7 @@ class Storage:
             LedgerError: See `locked` and `read`.
         """
         # Who has ever changed it has made the lock: without one, nobody does, and looking makes none.
-        changes = self._lock_path.exists() and os.access(self.path.parent, os.W_OK)
+        changes = os.path.exists(self._lock_path) and os.access(self._folder, os.W_OK)
         with self.locked() if changes else self._threads.held(self._stuck):
             yield self.read()
 
@@ -133,9 +135,9 @@ class Storage:
     def rest(self) -> None:
         """Nobody uses the file for now: leave nothing beside it, and have the system bring it to the disk."""
         with self.locked(), suppress(OSError):
-            self._spare.unlink(missing_ok=True)
+            os.unlink(self._spare)
         with suppress(OSError):  # gone, or on a disk without such a thing: what is written is written
-            file = os.open(self.path, os.O_RDONLY)
+            file = os.open(self._name, os.O_RDONLY)
             try:
                 os.fsync(file)
             finally:
@@ -145,9 +147,9 @@ class Storage:
         try:
             file = os.open(self._spare, os.O_RDWR | os.O_CREAT, 0o666)
         except PermissionError:  # that of somebody else in the team
-            self._spare.unlink()
+            os.unlink(self._spare)
             file = os.open(self._spare, os.O_RDWR | os.O_CREAT, 0o666)
-        with open(file, "wb") as spare:  # noqa: PTH123 - by its descriptor, so that it keeps its blocks
+        with open(file, "wb") as spare:  # by its descriptor, so that it keeps its blocks
             spare.write(text)
             spare.truncate()
 
@@ -159,14 +161,15 @@ class Storage:
         nothing has to be written. Killed in between, the file has one text or the other, and what is left over of the
         names is done away with here.
         """
-        self._former.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._former)
         try:
-            os.link(self.path, self._former)
+            os.link(self._name, self._former)
         except OSError:  # it does not exist yet, or has no second name here
-            self._spare.replace(self.path)
+            os.replace(self._spare, self._name)
             return
-        self._spare.replace(self.path)
-        self._former.replace(self._spare)
+        os.replace(self._spare, self._name)
+        os.replace(self._former, self._spare)
 
 
 class _ThreadLock:

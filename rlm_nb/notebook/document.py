@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import threading
 import time
@@ -36,7 +37,8 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._beside = path.with_name(f".{path.name}.part")  # hidden: not to be mistaken for one more notebook
+        # Hidden: not to be mistaken for one more notebook. Both as texts, since each iteration is saved.
+        self._place, self._beside = str(path), str(path.with_name(f".{path.name}.part"))
         self._nodes: dict[str, Node] = {}
         self._texts: dict[str, bytes] = {}  # of the same cells in the same order, each with what stands after it
         self._stale: set[str] = set()
@@ -45,7 +47,7 @@ class Document:
         self._frame: tuple[bytes, bytes] | None = None
         self._failed = False
         self._saved = True
-        self._took = 0.0
+        self._took = self._ended = 0.0
         self._lock = threading.Lock()  # the notebook in memory; never held while a disk is waited for
         self._writing = threading.Lock()  # the file; taken before `_lock`, so that saves land in order
         self._due = threading.Event()
@@ -137,18 +139,22 @@ class Document:
             try:
                 # Without fsync: a killed process takes nothing back that it has handed to the system, and what a
                 # power cut may cost is not worth waiting for a disk in every iteration.
-                self._beside.unlink(missing_ok=True)  # whatever stands there: opening a pipe would wait for its reader
-                with self._beside.open("xb") as file:
-                    file.write(text)
-                self._beside.replace(self.path)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._beside)  # whatever stands there: opening a pipe would wait for its reader
+                with open(self._beside, "xb", buffering=0) as file:
+                    left = memoryview(text)
+                    while left:
+                        left = left[file.write(left) :]
+                os.replace(self._beside, self._place)
             except OSError as error:
                 with self._lock:
                     self._saved, self._failed = False, True
                 with suppress(OSError):  # the half of it that fitted on a full disk
-                    self._beside.unlink(missing_ok=True)
+                    os.unlink(self._beside)
                 raise RunFolderError(f"{self.path}: cannot be saved: {error.strerror or error}") from error
             self._failed = False
-            self._took = time.monotonic() - began
+            self._ended = time.monotonic()
+            self._took = self._ended - began
 
     def insist(self) -> None:
         """Save again if a save in the background failed.
@@ -181,7 +187,9 @@ class Document:
     def _save_when_due(self) -> None:
         while not self._closed.is_set():
             self._due.wait()
-            self._closed.wait(max(PAUSE, SHARE * self._took))
+            due = time.monotonic() + max(PAUSE, SHARE * self._took)
+            while (left := max(due, self._ended + PAUSE) - time.monotonic()) > 0 and not self._closed.wait(left):
+                pass  # somebody may have saved meanwhile, and what has changed since is younger
             self._due.clear()
             try:
                 self._save_rest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from json.encoder import encode_basestring
+from math import isfinite
 from typing import Any
 
 
@@ -33,7 +34,15 @@ def _item(value: Any, newline: str) -> str:
     kind = type(value)
     if kind is str:
         return encode_basestring(value)
-    return str(value) if kind is int else "null" if value is None else _written(value, newline)
+    if kind is int:
+        return str(value)
+    if kind is bool or value is None:
+        return _NAMES[value]
+    if kind is float and isfinite(value):
+        return repr(value)
+    return _written(value, newline)
 
+
+_NAMES = {None: "null", True: "true", False: "false"}
 
 _PLAIN = json.JSONEncoder(allow_nan=False)

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,7 +81,7 @@ class Journal:
                 "turn": request.turn,
                 "message": request.messages[-1].content,
                 "max_tokens": request.max_tokens,
-                "reply": asdict(reply),
+                "reply": {**vars(reply), "usage": vars(reply.usage)},
                 "lease": kept.lease,
                 "finishing": kept.finishing,
             }

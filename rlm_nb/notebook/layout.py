@@ -46,17 +46,25 @@ def aside_id(cell: int) -> str:
     return f"aside-{cell:03d}"
 
 
-def head(head: Head) -> Node:
-    """The first cell: who this is, where it came from, how it and everything below it stands."""
+def about(head: Head) -> str:
+    """The part of the first cell that never changes."""
+    return folded(f"About: {', '.join(head.about)}", facts(head.about)) if head.about else ""
+
+
+def head(head: Head, about_it: str | None = None) -> Node:
+    """The first cell: who this is, where it came from, how it and everything below it stands.
+
+    Args:
+        head: What is known of that.
+        about_it: What `about` gives, for who draws the cell time and again.
+    """
     parts = [f"# Agent {escaped(head.task.agent)}"]
     if head.parent:
         parts.append(f"Started by {link(head.parent.partition('.ipynb')[0], head.parent)}")
     parts += [_standing(head), "**Task**", fenced(head.task.prompt)]
     if head.notices:
         parts += ["**Notes**", "\n".join(f"- {escaped(line(notice))}" for notice in head.notices)]
-    if head.about:
-        parts.append(folded(f"About: {', '.join(head.about)}", facts(head.about)))
-    return markdown(HEAD, parts, ["rlm-head"], {})
+    return markdown(HEAD, [*parts, about(head) if about_it is None else about_it], ["rlm-head"], {})
 
 
 def system(text: str) -> Node:

@@ -20,6 +20,9 @@ BRIEFLY = 4_000
 """The same for one text of many."""
 
 
+_FORMULA, _SIGNS = re.compile(r"\\[(\[]"), re.compile(r"[\\`*_\[\]<>|$~&#!]")
+
+
 def markdown(name: str, parts: Iterable[str], tags: list[str], rlm: dict[str, Any]) -> Node:
     """A cell of prose; empty parts are left out."""
     return {
@@ -32,8 +35,8 @@ def markdown(name: str, parts: Iterable[str], tags: list[str], rlm: dict[str, An
 
 def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
-    formula = text.count("$") > 1 or re.search(r"\\[(\[]", text)
-    text = re.sub(r"[\\`*_\[\]<>|$~&#!]", r"\\\g<0>", text)
+    formula = text.count("$") > 1 or _FORMULA.search(text)
+    text = _SIGNS.sub(r"\\\g<0>", text)
     # MathJax looks at the page, where these backslashes are gone; behind an element, its signs begin no formula.
     return text.replace(r"\$", "&#36;<span></span>").replace(r"\\", "&#92;<span></span>") if formula else text
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -137,8 +137,8 @@ def write_notebook(head: Head) -> dict[str, Any]:
         "turn": head.turn,
         "cost": head.cost,
         "total_cost": head.total_cost,
-        "usage": asdict(head.usage),
-        "children": [asdict(child) for child in head.subagents],
+        "usage": dict(vars(head.usage)),
+        "children": [_write_child(child) for child in head.subagents],
         "notices": list(head.notices),
         "start": dict(head.start),
         "settings": _pack(dict(head.settings)),  # which is written with every save
@@ -217,7 +217,7 @@ def write_iteration(iteration: Iteration, *, complete: bool) -> dict[str, Any]:
         "number": iteration.number,
         "message": iteration.message,
         "reply": iteration.reply.text,
-        "usage": asdict(iteration.reply.usage),
+        "usage": dict(vars(iteration.reply.usage)),
         "stop_reason": iteration.reply.stop_reason,
         "model": iteration.reply.model,
         "cost": iteration.reply.cost,
@@ -358,6 +358,10 @@ def read_call(rlm: Mapping[str, Any]) -> BridgeCall:
     """The way back from `write_call`."""
     arguments, answer = json.loads(rlm["arguments"]), json.loads(rlm["answer"])
     return BridgeCall(rlm["name"], arguments, answer, rlm["error"], rlm["key"], rlm["started"], rlm["ended"])
+
+
+def _write_child(child: Child) -> dict[str, Any]:
+    return {**vars(child), "children": [_write_child(one) for one in child.children]}
 
 
 def _read_child(rlm: Mapping[str, Any]) -> Child:

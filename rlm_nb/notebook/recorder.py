@@ -59,7 +59,7 @@ class Recorder:
     def __init__(self, document: Document, head: Head, journal: Journal, begun: int = 0) -> None:
         self._document, self._journal = document, journal
         self._folder = document.path.parent
-        self._head = head
+        self._head, self._about = head, layout.about(head)
         self._code: dict[int, tuple[str, ...]] = {}
         self._running = ""
         self._late: set[str] = set()
@@ -342,7 +342,7 @@ class Recorder:
 
     def _state_head(self) -> None:
         head = self._head
-        self._document.describe(lambda: (layout.head(head), write_notebook(head)))
+        self._document.describe(lambda: (layout.head(head, self._about), write_notebook(head)))
 
 
 def _of(node: Node, cell: CellResult) -> Node:

@@ -12,6 +12,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,15 +195,19 @@ def _cell(shell: Any) -> str:
     return str(header.get("msg_id", ""))
 
 
+@cache
+def installed() -> frozenset[str]:
+    """Where installed packages are; it takes a while to find out."""
+    return frozenset(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+
+
 def _search_here(workdir: str) -> None:
     """Let `import` find the worktree's modules: after the standard library, before installed packages.
 
     First place, where a stock kernel puts it, would let a repository's own `types.py` break the kernel; last place
     would import the installed version of the package that the agent is working on.
     """
-    paths = sysconfig.get_paths()
-    installed = {paths["purelib"], paths["platlib"]}
-    at = next((index for index, entry in enumerate(sys.path) if entry in installed), len(sys.path))
+    at = next((index for index, entry in enumerate(sys.path) if entry in installed()), len(sys.path))
     sys.path.insert(at, workdir)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from ipykernel.iostream import MASTER, IOPubThread, OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.profiledir import ProfileDir
-from IPython.paths import get_ipython_dir
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import json_packer, new_id
 from traitlets.config import Config
@@ -52,7 +50,7 @@ class RLMKernel(IPythonKernel):  # type: ignore[misc]
         """Make the shell that was there before the fork what one that is made now would be."""
         shell, here = self.shell, str(Path.cwd())
         shell.parent = shell.kernel = self
-        shell.profile_dir, shell.ipython_dir = self.profile_dir, get_ipython_dir()
+        shell.profile_dir, shell.ipython_dir = self.profile_dir, self.parent.ipython_dir
         shell.init_environment()
         shell.init_encoding()
         shell.init_pushd_popd_magic()  # this is where it notes the user's home
@@ -183,13 +181,19 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Read none."""
-        if self.config != SETTINGS:
-            self.update_config(SETTINGS)
+        self.update_config(SETTINGS)
+
+    def update_config(self, config: Config) -> None:
+        """Take settings; those that are in force already are not gone through once more."""
+        if self.config != config:
+            super().update_config(config)
 
     def prepare(self) -> None:
         """Do before the fork what is the same in all processes that are forked from this one."""
         self.update_config(SETTINGS)
         self.session.key = b""  # makes the session; the key of each kernel comes with its connection file
+        self.profile_dir = BareProfile()
+        self.log.setLevel(self.log_level)
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Start, and make no records for debugging: traitlets has its loggers ask for all, and drops them late."""
@@ -200,7 +204,11 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_profile_dir(self) -> None:
         """A folder for `%store` and its kin, with nothing in it."""
-        self.profile_dir = BareProfile(location=str(Path(self.ipython_dir, "profile_default")))
+        place = str(Path(self.ipython_dir, "profile_default"))
+        if not self.trait_has_value("profile_dir"):
+            self.profile_dir = BareProfile(location=place)
+        else:  # made before the fork
+            self.profile_dir.location = place
 
     def init_config_files(self) -> None:
         """Copy none either."""
@@ -211,6 +219,7 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
         if len(arguments) != 2 or arguments[0] != "-f":
             self.exit("usage: python -m rlm_nb.repl.kernel -f CONNECTION_FILE")
         self.connection_file = arguments[1]
+        self.connection_dir = str(Path(arguments[1]).parent)
 
     def init_iopub(self, context: Any) -> None:
         """Let outputs wait for a slow reader, in this process's own memory: beyond 1,000 ZeroMQ would drop them."""
@@ -291,7 +300,7 @@ def preload() -> Iterator[None]:
     leave_out_debugpy()
     for name in FIRST:
         import_module(name)
-    sysconfig.get_paths()  # read from a file the first time
+    extension.installed()
     nowhere = BareProfile()
     shell = RLMKernel.shell_class.default_value.instance(
         config=SETTINGS, profile_dir=nowhere, ipython_dir=os.sep, compiler_class=RLMKernel.compiler_class.default_value

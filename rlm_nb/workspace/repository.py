@@ -204,8 +204,10 @@ def duplicate(ctl: Path, folder: Path, refs: Container[str]) -> None:
 
 def _lay_out(folder: Path, head: str) -> None:
     """What `git init` makes, but for the settings; to start git takes longer: see gitrepository-layout(5)."""
-    for part in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
-        (folder / part).mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = str(folder)
+    for part in ("objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags", "info"):
+        os.mkdir(f"{place}/{part}")  # noqa: PTH102 - here and below, texts: there is one for each agent
     (folder / "HEAD").write_text(f"{head}\n")
 
 

@@ -120,6 +120,7 @@ class Isolation:
     def __init__(self, settings: IsolationSettings, host: Host | None = None) -> None:
         self._settings, self._host = settings, host
         self._read = without_repeats(path.expanduser() for path in settings.read)
+        self._readable = without_repeats((*readable(settings.network), *self._read))
         self._write = without_repeats(path.expanduser() for path in settings.write)
         self._lock = threading.Lock()
         self._choice: Choice | None = None
@@ -179,12 +180,11 @@ class Isolation:
         return self._policy(level, without_repeats(read), without_repeats(write), memory)
 
     def _policy(self, level: Level, read: tuple[str, ...], write: tuple[str, ...], memory: int | None) -> Policy:
-        network = self._settings.network
         return Policy(
             level=level,
-            network=network,
-            read=without_repeats((*readable(network), *self._read, *read)),
-            write=without_repeats((*self._write, *write)),
+            network=self._settings.network,
+            read=tuple(dict.fromkeys((*self._readable, *read))),
+            write=tuple(dict.fromkeys((*self._write, *write))),
             listed=searched(),
             bubblewrap=bubblewrap.find() if level == "bwrap" else "",
             memory=memory,

@@ -7,7 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -124,7 +124,8 @@ class Policy:
 
     def as_text(self) -> str:
         """For another process."""
-        return json.dumps(asdict(self))
+        canaries = vars(self.canaries) if self.canaries else None
+        return json.dumps({**vars(self), "canaries": canaries})
 
 
 def readable(network: Network) -> tuple[str, ...]:

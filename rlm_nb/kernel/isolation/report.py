@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from rlm_nb.kernel.isolation.policy import Level
@@ -36,7 +36,7 @@ class Report:
 
     def as_text(self) -> str:
         """For another process."""
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
     @property
     def fault(self) -> str | None:
