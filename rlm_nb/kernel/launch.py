@@ -22,9 +22,9 @@ from jupyter_client.kernelspec import KernelSpec
 from rlm_nb.bridge.client import VARIABLE
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import IsolationSettings
-from rlm_nb.errors import KernelStartError
+from rlm_nb.errors import IsolationError, KernelStartError
 from rlm_nb.kernel import causes, environment, messages
-from rlm_nb.kernel.isolation.choice import Choice, Isolation
+from rlm_nb.kernel.isolation.choice import Choice, Found, Isolation
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.limits import Limits, memory_kills
 from rlm_nb.kernel.provisioner import Forkserver, SupervisedProcess, open_log
@@ -45,6 +45,10 @@ _ADDRESS = ("transport", "ip", "shell_port", "iopub_port", "stdin_port", "hb_por
 T = TypeVar("T")
 
 
+FOUND: Found = {}
+"""What isolation has held in this process, so that of many runs in one only the first waits until it is tried."""
+
+
 class Launcher:
     """Starts the kernels of one controller.
 
@@ -62,7 +66,7 @@ class Launcher:
         # What bubblewrap confines is run by it, and so begins cold.
         self.forkserver = Forkserver() if warm and can_fork() and isolation.level != "bwrap" else None
         host = self.forkserver.begin if self.forkserver is not None else None
-        self._isolation = Isolation(isolation, host)
+        self._isolation = Isolation(isolation, host, FOUND)
         # A processor does no more for being shared by many: the first kernels are ready soon, the last no later.
         self._starting = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
         self.context = zmq.Context()
@@ -110,7 +114,11 @@ class Launcher:
             IsolationError: It could not be confined.
         """
         with self._starting:
-            return Process(self, folder, workdir, wire, limits, readable)
+            try:
+                return Process(self, folder, workdir, wire, limits, readable)
+            except IsolationError:
+                self._isolation.forget()
+                raise
 
     def policy(self, readable: Sequence[Path], own: Sequence[Path], limits: Limits) -> Policy:
         """What a kernel may reach: what it may read, and what is its own. Raises `IsolationError`."""

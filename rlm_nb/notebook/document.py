@@ -123,7 +123,8 @@ class Document:
 
     def save_soon(self) -> None:
         """Save within `PAUSE` seconds or so, together with whatever else changes until then."""
-        self._due.set()
+        if not self._due.is_set():
+            self._due.set()
 
     def save(self) -> None:
         """Put everything on disk now.

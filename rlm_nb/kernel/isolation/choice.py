@@ -109,16 +109,24 @@ class Choice:
         return tuple(gaps)
 
 
+Found = dict[object, Mapping[Level, Report]]
+"""What of the best that was asked for has held before, by what was asked."""
+
+
 class Isolation:
     """What confines the kernels of one controller; the canaries that prove it are planted while it is open.
 
     Args:
         settings: What the user wishes for.
         host: Starts the process that finds out what this machine can hold; without one, it is one of its own.
+        found: What need not be found out again, and what takes note of it. It is no more than a forecast: each kernel
+            is confined anew, tries the canaries and is looked at, before it runs anything.
     """
 
-    def __init__(self, settings: IsolationSettings, host: Host | None = None) -> None:
-        self._settings, self._host = settings, host
+    def __init__(self, settings: IsolationSettings, host: Host | None = None, found: Found | None = None) -> None:
+        self._settings, self._host, self._found = settings, host, {} if found is None else found
+        self._asked: object = None
+        self._reports: Mapping[Level, Report] | None = None
         self._read = without_repeats(path.expanduser() for path in settings.read)
         self._readable = without_repeats((*readable(settings.network), *self._read))
         self._write = without_repeats(path.expanduser() for path in settings.write)
@@ -138,8 +146,11 @@ class Isolation:
             )
             self._canaries = stack.enter_context(canaries.planted(Path(folder), self._settings.network))
             policies = [self._policy(level, (), (), None) for level in self._candidates()]
-            self._detection = Detection(policies, self._host)
-            stack.callback(self._detection.close)
+            self._asked = os.geteuid(), *(replace(policy, canaries=None) for policy in policies)
+            self._reports = self._found.get(self._asked)
+            if self._reports is None:
+                self._detection = Detection(policies, self._host)
+                stack.callback(self._detection.close)
             self._stack = stack.pop_all()
         return self
 
@@ -158,6 +169,10 @@ class Isolation:
             if self._choice is None:
                 self._choice = self._choose()
             return self._choice
+
+    def forget(self) -> None:
+        """Find out anew next time: a kernel could not be confined, so that this machine is not what it was."""
+        self._found.pop(self._asked, None)
 
     def policy(self, read: Iterable[str | Path], write: Iterable[str | Path], memory: int | None) -> Policy:
         """What one kernel may reach.
@@ -217,10 +232,13 @@ class Isolation:
                 f"isolation.network: {settings.network} needs namespaces (isolation.level: ns or bwrap): without them, "
                 "one connection cannot be told from another"
             )
-        assert self._detection is not None
-        reports = self._detection.reports()
+        if (reports := self._reports) is None:
+            assert self._detection is not None
+            reports = self._detection.reports()
         for level, report in reports.items():
             if report.fault is None:
+                if level == self._candidates()[0]:  # what is less than that may have become possible
+                    self._found[self._asked] = reports
                 set_user_id = level == "bwrap" and bubblewrap.is_set_user_id(bubblewrap.find())
                 return replace(asked, level=level, landlock=report.landlock, set_user_id=set_user_id)
         raise IsolationError(self._refusal(reports))

@@ -16,7 +16,7 @@ import pytest
 
 from rlm_nb.config import IsolationSettings
 from rlm_nb.kernel.isolation.choice import Isolation
-from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.launch import FOUND, Launcher
 from tests.kernel.conftest import Bench, text
 from tests.kernel.isolation import people
 from tests.kernel.isolation.levels import need
@@ -35,7 +35,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from rlm_nb.config import IsolationSettings
-from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.launch import FOUND, Launcher
 from tests.kernel.conftest import Bench
 
 with ExitStack() as stack:
@@ -136,6 +136,7 @@ def test_what_tries_isolation_leaves_nothing() -> None:
     before, settings = orphans(), IsolationSettings(level="ns")
     for step in range(20):
         for host in (Isolation(settings), Launcher(isolation=settings)):
+            FOUND.clear()  # else nothing is tried
             with host:
                 time.sleep(0.02 + step / 100)
     until(lambda: orphans() <= before)
