@@ -13,6 +13,8 @@ from dataclasses import dataclass
 _STATUS = re.compile(rb"^(State|RssAnon|RssShmem|VmSwap):\s+(\w+)", re.MULTILINE)
 _SHARES = re.compile(rb"^(Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+)", re.MULTILINE)
 
+_PAGE = 1 << 12
+
 PAUSE = 0.001
 """Seconds between two rounds of killing."""
 
@@ -97,7 +99,8 @@ def end(ancestor: int, spare: int | None = None, apart: Collection[int] = ()) ->
                         _signal_group(group, signal.SIGKILL)
                     os.kill(member.pid, signal.SIGKILL)
         reap({spare, *apart})
-        time.sleep(PAUSE)
+        if found:
+            time.sleep(PAUSE)
     if spare is not None:
         with suppress(ProcessLookupError):
             os.kill(spare, signal.SIGCONT)
@@ -117,5 +120,11 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(file, _PAGE)]
+        while parts[-1]:  # one that is shorter than a page may still not be all
+            parts.append(os.read(file, _PAGE))
+        return b"".join(parts)
+    finally:
+        os.close(file)

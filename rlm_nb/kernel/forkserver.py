@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from rlm_nb.kernel.guard import Guard
+from rlm_nb.kernel.isolation import system
 from rlm_nb.kernel.isolation.attempts import attempt, end_with
 from rlm_nb.kernel.isolation.birth import Born, bear
 from rlm_nb.kernel.isolation.confining import foresee
@@ -62,7 +63,7 @@ def main() -> None:
         request = json.loads(message)
         limits, policy = Limits.from_text(request["limits"]), Policy.from_text(request["policy"])
         foresee(policy)
-        pid = os.fork()
+        pid = system.fork()
         if pid == 0:
             guard.leave()
             requests.close()

@@ -81,7 +81,11 @@ class Limits:
             _lower(resource.RLIMIT_FSIZE, self.file_size)
         _lower(resource.RLIMIT_CORE, 0)  # what crashes would leave its memory in the worktree, and so in the patch
         with suppress(OSError):  # not Linux; or more is asked for already, and less may not be
-            Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
+            file = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(file, str(FIRST_TO_GO).encode())
+            finally:
+                os.close(file)
 
 
 def _lower(limit: int, value: int) -> None:

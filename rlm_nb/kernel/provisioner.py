@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +85,9 @@ class RLMProvisioner(LocalProvisioner):  # type: ignore[misc]
         birth = Birth(cmd, env, cwd or str(Path.cwd()), descriptors or {}, limits or Limits(), policy or Policy())
         start = partial(_start, forkserver, birth, log)
         # Waiting for another process must not stop the loop, in which other kernels live.
-        self.process = process = await asyncio.get_running_loop().run_in_executor(None, start)
+        with ThreadPoolExecutor(1, thread_name_prefix="rlm-start") as thread:
+            process = await asyncio.get_running_loop().run_in_executor(thread, start)
+        self.process = process
         self.pid = self.pgid = process.pid
         self.cwd = cwd
         self._supervised = process

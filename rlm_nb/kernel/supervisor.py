@@ -8,7 +8,6 @@ together. Both kinds of start, warm and cold, run this same code.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlm_nb.kernel import family
+from rlm_nb.kernel.isolation import system
 from rlm_nb.kernel.isolation.birth import Born, bear, become
 from rlm_nb.kernel.isolation.policy import VARIABLE as POLICY_VARIABLE
 from rlm_nb.kernel.isolation.policy import Policy
@@ -40,10 +40,11 @@ number; with its exit code, below 0 for a signal. Nothing comes after `ENDED`, a
 # Between them: `MEMORY`, `PROCESSES` or `DISK`, when that limit was passed: with 1 when what the kernel had started was
 # killed for it, with 0 when the kernel goes, too.
 
+MOMENT, PAUSE = 0.05, 0.0005
+"""Seconds that killed processes are waited for before others are looked for, and between two looks at them."""
+
 REPRIEVE = 1.0
 """Seconds in which a kernel that was spared must not pass a limit again."""
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) -> NoReturn:
@@ -74,6 +75,7 @@ def supervise(side: socket.socket, start: Callable[[], Born], limits: Limits) ->
         with suppress(ProcessLookupError):
             if born.init is not None:
                 os.kill(born.init, signal.SIGKILL)
+        _await_end(born.child, born.init)
         family.end(os.getpid())
         with suppress(OSError):  # nobody may be left to tell
             side.sendall(REPORT.pack(ENDED, -signal.SIGKILL if code is None else code))
@@ -115,13 +117,33 @@ def _until_it_ends(side: socket.socket, born: Born, limits: Limits) -> int | Non
             reprieved = time.monotonic()
 
 
+def _await_end(*children: int | None) -> None:
+    """Bury those that were killed, and wait a moment for it: to look for others takes longer than that.
+
+    An init ends once all in its namespaces are buried.
+    """
+    end = time.monotonic() + MOMENT
+    left = [child for child in children if child]
+    while left and time.monotonic() < end:
+        left = [child for child in left if not _buried(child)]
+        if left:
+            time.sleep(PAUSE)
+
+
+def _buried(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:
+        return True
+
+
 def adopt_orphans() -> None:
     """Become the parent of every process below this one whose own parent ends.
 
     Where there is no such thing (macOS), the kernel's process group is all that can be ended for sure.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        system.prctl("PR_SET_CHILD_SUBREAPER", system.PR_SET_CHILD_SUBREAPER, 1)
 
 
 def main() -> None:

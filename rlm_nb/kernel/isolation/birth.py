@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rlm_nb.kernel.isolation import namespaces
+from rlm_nb.kernel.isolation import namespaces, system
 from rlm_nb.kernel.isolation.confining import confine
 from rlm_nb.kernel.isolation.policy import Policy
 from rlm_nb.kernel.isolation.report import Report
@@ -96,7 +96,7 @@ def _make_namespaces(policy: Policy) -> tuple[int, int]:
     """Go into them, and start their init; returns its number, and a descriptor: with who has it open, the init ends."""
     namespaces.leave(policy)
     lifeline, held = os.pipe()
-    init = os.fork()
+    init = system.fork()
     if init == 0:
         try:
             os.close(held)

@@ -8,13 +8,14 @@ import functools
 import itertools
 import os
 import platform
+import sys
 from typing import Any
 
 COLUMNS = {"x86_64": 0, "aarch64": 1}
 """The machines whose numbers we know; the columns of tables of system calls."""
 
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 22, 38, 47
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPSET = (126, 91)
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -25,6 +26,12 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     library.syscall.restype = ctypes.c_long
     return library
+
+
+@functools.cache
+def _held() -> ctypes.PyDLL:
+    """The same, called without letting go of Python's lock."""
+    return ctypes.PyDLL(None, use_errno=True)
 
 
 @functools.cache
@@ -46,6 +53,18 @@ def prctl(what: str, option: int, first: int = 0, second: int = 0, third: int = 
     """Change something about this process."""
     result: int = _library().prctl(option, *map(ctypes.c_ulong, (first, second, third, 0)))
     return _checked(what, result)
+
+
+def fork() -> int:
+    """fork(2) for a process of one thread whose child stays small: one that only looks after others.
+
+    What Python's own does in each child first, such as seeding `random` anew and taking stock of threads, writes to two
+    hundred pages, each of which is copied for that. A child of this one that is to run what others have written has to
+    come by `os.fork`.
+    """
+    if sys.platform != "linux":
+        return os.fork()
+    return _checked("fork", _held().fork())
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
