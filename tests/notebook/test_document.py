@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlm_nb.notebook.document import PAUSE, Document
+from rlm_nb.notebook.markup import markdown
 from rlm_nb.notebook.reader import read
 from rlm_nb.records import CellResult, Iterated, Iteration, Output, Reply
 from tests.notebook.scenes import check, iteration, opened, stream
+from tests.whole_runs.conftest import until
 
 
 def written(folder: Path, *outputs: Any, code: str = "x") -> tuple[Output, ...]:
@@ -91,3 +95,20 @@ def test_text_that_a_kernel_sent_in_pieces_is_joined(tmp_path: Path) -> None:
 def test_code_stays_what_was_sent(code: str, tmp_path: Path) -> None:
     """Line ends and control characters of a cell are its own."""
     assert written(tmp_path, code=code) == ()
+
+
+def test_what_changes_after_a_save_is_saved_soon(tmp_path: Path) -> None:
+    """Each change is on disk in a while, though somebody saved between it and the one before; and only once."""
+    path = tmp_path / "root.ipynb"
+    document = Document(path)
+    document.put(markdown("first", ["one"], [], {}))
+    with document.saving():
+        document.save_soon()
+        document.save()
+        document.put(markdown("second", ["two"], [], {}))
+        document.save_soon()
+        until(lambda: b"two" in path.read_bytes())
+        saved = path.stat().st_ino
+        document.save_soon()
+        time.sleep(2 * PAUSE)
+        assert path.stat().st_ino == saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,9 +19,11 @@ from rlm_nb.config import IsolationSettings
 from rlm_nb.errors import IsolationError, KernelStartError
 from rlm_nb.kernel.isolation import landlock
 from rlm_nb.kernel.isolation.checking import check
-from rlm_nb.kernel.isolation.choice import Isolation
-from rlm_nb.kernel.isolation.policy import Policy
-from rlm_nb.kernel.launch import Launcher
+from rlm_nb.kernel.isolation.choice import Found, Isolation
+from rlm_nb.kernel.isolation.detection import Host
+from rlm_nb.kernel.isolation.policy import Level, Policy
+from rlm_nb.kernel.isolation.report import Report as Confined
+from rlm_nb.kernel.launch import FOUND, Launcher
 from rlm_nb.kernel.limits import Limits
 from tests.kernel.conftest import Bench
 from tests.kernel.isolation.levels import USERS, Report, done, need, report, undone
@@ -191,6 +194,58 @@ def test_a_canary_that_one_kernel_can_reach_keeps_it_from_starting(clean_environ
         pytest.raises(IsolationError, match="could be reached from inside"),
     ):
         launcher.start(tmp_path, tmp_path / "work", wire.fileno(), Limits(), [clean_environment]).close()
+
+
+def test_what_has_held_is_not_tried_again() -> None:
+    """Until a kernel could not be confined all the same; what has not held is tried each time."""
+    need("ns")
+    found: Found = {}
+    settings, tried = IsolationSettings(level="ns"), list[Level]()
+
+    def trying(said: Confined) -> Host:
+        def host(asked: socket.socket) -> None:
+            tried.append(said.level)
+            with asked.makefile("rb") as questions:
+                assert len(questions.readlines()) == 1
+            asked.sendall(f"{said.as_text()}\n".encode())
+
+        return host
+
+    for one in (Confined("ns", error="not today"), Confined("ns", landlock=3), Confined("ns", error="too late")):
+        with Isolation(settings, trying(one), found) as isolation:
+            if one.error == "not today":
+                with pytest.raises(IsolationError, match="not today"):
+                    isolation.choice()
+                assert not found
+            else:
+                assert isolation.choice().landlock == 3
+    assert len(tried) == 2
+    with Isolation(IsolationSettings(level="ns", network="host"), trying(Confined("ns")), found) as isolation:
+        assert isolation.choice().landlock is None  # something else is asked for
+    assert len(tried) == 3
+    with Isolation(settings, trying(Confined("ns", landlock=4)), found) as isolation:
+        isolation.forget()
+    with Isolation(settings, trying(Confined("ns", landlock=5)), found) as isolation:
+        assert isolation.choice().landlock == 5
+
+
+def test_a_kernel_that_cannot_be_confined_says_that_it_is_to_be_tried_again(
+    clean_environment: Path, tmp_path: Path
+) -> None:
+    """What a launcher has remembered is forgotten then."""
+    need("ns")
+    (tmp_path / "work").mkdir()
+    with (
+        Launcher(isolation=IsolationSettings(level="ns")) as launcher,
+        Server(lambda call, cancel: None, Cancellation()) as bridge,
+        bridge.kernel_end as wire,
+    ):
+        launcher.confinement()
+        before = len(FOUND)
+        assert before
+        with pytest.raises(IsolationError):
+            launcher.start(tmp_path, tmp_path / "work", wire.fileno(), Limits(), [clean_environment])
+        assert len(FOUND) == before - 1
 
 
 def test_the_controller_looks_for_itself() -> None:
