@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -73,8 +74,16 @@ class Lab:
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.url}{path}", data, {"Authorization": f"token {self.token}"}, method=method)
-        with urlopen(request, timeout=PATIENCE) as answer:
-            return json.loads(answer.read() or b"null")
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with urlopen(request, timeout=PATIENCE) as answer:
+                    return json.loads(answer.read() or b"null")
+            except HTTPError as error:
+                # jupyter_server cannot list its kernels while one of them is only just starting.
+                if (method, error.code) != ("GET", 500) or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
     def write(self, name: str, *codes: str, kernel: str = "python3") -> None:
         """A notebook with these cells."""
