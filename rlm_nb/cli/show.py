@@ -64,7 +64,7 @@ def show(
 def _run(folder: Path) -> Iterator[Piece]:
     """What was asked, how it ended, the tree, and the answer."""
     from rlm_nb.errors import RunFolderError
-    from rlm_nb.notebook.tree import as_text, everyone, tree
+    from rlm_nb.notebook.tree import as_text, at_work, everyone, tree
     from rlm_nb.notebook.wording import duration, money, printable
     from rlm_nb.records import Answer
     from rlm_nb.run_folder import summary
@@ -73,6 +73,7 @@ def _run(folder: Path) -> Iterator[Piece]:
     answer = None
     try:
         run = summary(folder)
+        node = at_work(node) if run.status == "running" else node
         cost = [] if run.cost is None else [money(round(run.cost * 1e6))]
         facts = [run.id, run.status, *([duration(run.ended - run.started)] if run.ended else []), *cost]
         yield Piece("title", printable(run.task))

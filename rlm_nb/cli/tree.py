@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -27,11 +28,15 @@ def tree(
     with door():
         from rlm_nb.cli.runs import find_run
         from rlm_nb.config import load
-        from rlm_nb.notebook.tree import as_rich, as_text
+        from rlm_nb.errors import RunFolderError
+        from rlm_nb.notebook.tree import as_rich, as_text, at_work
         from rlm_nb.notebook.tree import tree as read_tree
+        from rlm_nb.run_folder import summary
 
         folder = find_run(run, load(config, {"runs": {"dir": runs_dir}}).runs.dir)
         node = read_tree(folder)
+        with suppress(RunFolderError):  # without a run.json that says so, nobody is known to be at work
+            node = at_work(node) if summary(folder).status == "running" else node
         try:
             if sys.stdout.isatty():
                 from rich.console import Console

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,8 @@ class Node:
     Args:
         agent: Its path in the tree.
         notebook: Its notebook, which need not exist.
-        status: How it ended; `unfinished` while it goes on or when it was killed; `damaged` when nobody can tell.
+        status: How it ended; `unfinished` while it goes on or when it was killed, for a notebook does not know which:
+            see `at_work`; `damaged` when nobody can tell.
         task: The first line of its task.
         iterations: How many are complete; of a task, how often it asked the model.
         cost: Micro-dollars, its own calls only.
@@ -37,7 +38,7 @@ class Node:
 
     agent: str
     notebook: Path
-    status: Status | Literal["unfinished", "damaged"]
+    status: Status | Literal["running", "unfinished", "damaged"]
     task: str = ""
     iterations: int = 0
     cost: int = 0
@@ -64,6 +65,12 @@ def tree(run_folder: Path) -> Node:
     if not below:
         raise NotebookError(f"{run_folder}: there is no run here (no root.ipynb)")
     return _node("root", below, run_folder)
+
+
+def at_work(node: Node) -> Node:
+    """The tree of a run that is known to go on: who has not ended yet runs."""
+    status = "running" if node.status == "unfinished" else node.status
+    return replace(node, status=status, children=tuple(map(at_work, node.children)))
 
 
 def everyone(node: Node) -> Iterator[Node]:
@@ -149,7 +156,14 @@ def _label(node: Node) -> Text:
     return label.join([name, Text(status, _COLOURS[node.status]), *map(Text, others)])
 
 
-_COLOURS = {"completed": "green", "partial": "yellow", "error": "red", "unfinished": "cyan", "damaged": "red"}
+_COLOURS = {
+    "completed": "green",
+    "partial": "yellow",
+    "error": "red",
+    "running": "cyan",
+    "unfinished": "cyan",
+    "damaged": "red",
+}
 
 
 def facts(node: Node) -> list[str]:

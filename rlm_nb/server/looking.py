@@ -14,7 +14,7 @@ from rlm_nb.cli.budget import facts
 from rlm_nb.cli.list_runs import NOTEBOOKS, found
 from rlm_nb.errors import LedgerError
 from rlm_nb.ledger import BudgetFile
-from rlm_nb.notebook.tree import Node, tree
+from rlm_nb.notebook.tree import Node, at_work, tree
 from rlm_nb.run_folder import summary
 
 MOST = 50
@@ -62,14 +62,14 @@ def run(root: Path, folder: Path, live: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         RLMError: There is none, or nobody can tell.
     """
-    told = summary(folder)
+    told, found = summary(folder), _tree(folder, _state(folder))
     return {
         "run": str(folder.relative_to(root)),
         "id": told.id,
         "status": told.status,
         "task": told.task,
         "stop_reason": told.stop_reason,
-        "tree": _as_json(_tree(folder, _state(folder)), root, live, running=told.status == "running"),
+        "tree": _as_json(at_work(found) if told.status == "running" else found, root, live),
         "budget": _budget(folder, told.started, told.ended),
         "waiting": control.waiting(folder) if told.status == "running" else [],
         "reachable": told.status == "running" and (folder / control.FOLDER).is_dir(),
@@ -91,18 +91,18 @@ def _tree(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Node:
     return tree(folder)
 
 
-def _as_json(node: Node, root: Path, live: Mapping[str, str], *, running: bool) -> dict[str, Any]:
+def _as_json(node: Node, root: Path, live: Mapping[str, str]) -> dict[str, Any]:
     return {
         "agent": node.agent,
         "notebook": str(node.notebook.relative_to(root)) if node.notebook.exists() else None,
-        "status": "running" if running and node.status == "unfinished" else node.status,
+        "status": node.status,
         "task": node.task,
         "iterations": node.iterations,
         "cost": node.cost / 1e6,
         "seconds": node.seconds,
         "fault": node.fault,
         "kernel": live.get(node.agent),
-        "children": [_as_json(child, root, live, running=running) for child in node.children],
+        "children": [_as_json(child, root, live) for child in node.children],
     }
 
 

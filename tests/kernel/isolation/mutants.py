@@ -124,7 +124,7 @@ def limits() -> Iterator[Mutant]:
         ("open files", "_lower(resource.RLIMIT_NOFILE, self.open_files)"),
         ("the size of files", "_lower(resource.RLIMIT_FSIZE, self.file_size)"),
         ("core files", "_lower(resource.RLIMIT_CORE, 0)"),
-        ("who goes first when memory ends", 'Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))'),
+        ("who goes first when memory ends", "os.write(file, str(FIRST_TO_GO).encode())"),
     ):
         yield Mutant(f"limit of {what}", of_the_system, (("limits.py", line, "pass"),))
     yield Mutant(
