@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from rlm_nb.cli.runs import find_run
 from rlm_nb.errors import RunFolderError
 from rlm_nb.notebook.recorder import Recorder
+from rlm_nb.processes import this_process, world
 from rlm_nb.records import Task
 from tests.cli.conftest import PATIENCE, Command, Terminal, without_privileges
 
@@ -105,3 +108,17 @@ def test_no_such_run(rlm_nb: Command, runs: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: no run in ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("since", "status"), [(0, "running"), (5, "unfinished")], ids=["alive", "killed"])
+def test_who_is_at_work(rlm_nb: Command, runs: Path, since: float, status: str) -> None:
+    """Of an agent without a result, its notebook cannot tell whether it goes on; the run can, and both verbs say so."""
+    run = runs / "20260101-120100-bbbb"
+    pid, started = this_process()
+    owner = {"pid": pid, "pid_started": started - since, "pid_world": world()}
+    state = {"version": 1, "task": "Go on", "status": "running", "started": time.time()}
+    (run / "run.json").write_text(json.dumps(state | owner))
+    for verb in ("tree", "show"):
+        done = rlm_nb(verb, run)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"root · {status} · " in done.stdout, verb
