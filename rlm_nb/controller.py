@@ -1,6 +1,7 @@
 """Assembles the parts, and runs one agent, root or child, the same way.
 
-This is the only file that knows every part. Keys, the ledger, depth and limits live here; a kernel can only ask.
+It knows every part, and `opening.py` gives each agent its worktree and its kernel. Keys, the ledger, depth and limits
+live here; a kernel can only ask.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,36 +22,28 @@ from rlm_nb import live_specs
 from rlm_nb.agent.loop import Agent
 from rlm_nb.agent.past import Past, Rewound
 from rlm_nb.agent.prompts import Prompts
-from rlm_nb.agent.subagents import Queries, Spawn
-from rlm_nb.agent.transcript import RecordingKernel, Transcript
 from rlm_nb.audience import Audience, both, ignore
-from rlm_nb.bridge.server import Call, Handler
 from rlm_nb.budgeting import open_ledger
 from rlm_nb.cancellation import Cancellation, within
 from rlm_nb.config import Config
 from rlm_nb.control import Control
-from rlm_nb.errors import BridgeError, CancelledError, KernelStartError, RLMError, RunFolderError
-from rlm_nb.home import Home, Look, Opened
-from rlm_nb.kernel.client import KernelClient
+from rlm_nb.errors import CancelledError, RLMError, RunFolderError
+from rlm_nb.home import Home, Look
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.ledger import BudgetFile, SharedBudget
-from rlm_nb.merging.edits import Edits
 from rlm_nb.models import get_model
 from rlm_nb.models.metered import MeteredModel, price_for
 from rlm_nb.notebook.recorder import Recorder
-from rlm_nb.protocols import Kernel, Listener, Model, Price
+from rlm_nb.opening import Hands, Opening
+from rlm_nb.protocols import Listener, Model, Price
 from rlm_nb.pruning import rewind
-from rlm_nb.rebuilding import Answers, GoingOn, rebuilt
-from rlm_nb.recalling import BrokenOff, Recalled, recall, result_of
+from rlm_nb.recalling import Recalled, recall, result_of
 from rlm_nb.records import (
-    JSON,
     AgentEnded,
     AgentResult,
     AgentStarted,
     Answer,
-    Attended,
     Balance,
-    CellResult,
     Decision,
     Iteration,
     Notice,
@@ -60,10 +52,10 @@ from rlm_nb.records import (
     Task,
 )
 from rlm_nb.run_folder import run_folder, write, write_state
-from rlm_nb.surroundings import about, budget, facts, help_texts, may_delegate, priced, readable, status
-from rlm_nb.workspace.scratch import remove_abandoned, scratch
+from rlm_nb.surroundings import about, facts, help_texts, readable, status
+from rlm_nb.workspace.scratch import remove_abandoned
 from rlm_nb.workspace.source import Source
-from rlm_nb.workspace.worktree import BRINGING_HOME, Worktree
+from rlm_nb.workspace.worktree import BRINGING_HOME
 
 # As the documentation of `logging` has it for libraries: warnings are for who asks for them, not for stderr.
 logging.getLogger("rlm_nb").addHandler(logging.NullHandler())
@@ -76,10 +68,6 @@ Reviewer = Callable[[Look, Proposal, Cancellation], Decision]
 
 Further = Callable[[Answer, Cancellation], str | None]
 """Waits for what a person says to the root's answer: it goes on with that. `None` ends the run."""
-
-Hands = Callable[[dict[str, JSON], Handler, Cancellation], AbstractContextManager[Kernel]]
-"""A kernel of a person's own, in which he runs the root's cells himself. It is told what other kernels are told of
-their agent when they begin, who answers what cells ask, and what cancels that."""
 
 
 @dataclass(frozen=True)
@@ -275,10 +263,21 @@ class Run:
         self._result: RunResult | None = None
         self._about = about(self.folder.name, self.model.name, self.source, self.launcher.confinement())
         self._settings = self.config.model_dump(mode="json")
-        self._place = self.folder.resolve()
         self._iterations = self._run_root()
         self._stack = ExitStack()
         self._control = Control(self.folder, self.cancel)
+        self._opening = Opening(
+            folder=self.folder,
+            config=self.config,
+            source=self.source,
+            launcher=self.launcher,
+            ledger=self.ledger,
+            price=self.price,
+            control=self._control,
+            listen=self.listen,
+            spawn=self._spawn,
+            hands=self.hands,
+        )
 
     def __enter__(self) -> Self:
         self.write_state()
@@ -396,7 +395,7 @@ class Run:
                 hard = stack.enter_context(self._control.stoppable(task.agent, cancel))
                 soft = stack.enter_context(hard.child(earlier=self._finishing()))
                 asides = past.untold if past else []
-                open_ = partial(self._open, task, base, model, recorder, begun, past, asides)
+                open_ = partial(self._opening.open, task, base, model, recorder, begun, past, asides)
                 home = stack.enter_context(Home(open_, soft))
                 before_now = self._before(past, home) if past else None
                 review = None if self.review is None else partial(self._control.reviewing(self.review), home.look)
@@ -473,104 +472,6 @@ class Run:
         }
         write_state(self.folder, facts, root, error, self.ledger.balance().spent_cost if error else 0, ended=ended)
 
-    def _open(
-        self,
-        task: Task,
-        base: str,
-        model: MeteredModel,
-        recorder: Recorder,
-        begun: Callable[[], None],
-        past: Recalled | None,
-        asides: list[CellResult],
-        cancel: Cancellation,
-        stack: ExitStack,
-        kernels: ExitStack,
-    ) -> Opened:
-        """An agent's worktree, with a kernel in it; from then on the agent counts as started."""
-        try:
-            folder = stack.enter_context(scratch(lambda text: self.listen(Notice(task.agent, text))))
-        except OSError as error:
-            raise KernelStartError(f"there is no place for its files: {error.strerror}: {error.filename}") from error
-        checked_out: Future[Worktree] = Future()
-
-        def greeting() -> dict[str, JSON]:
-            tree = checked_out.result()
-            return {
-                "task": task.prompt,
-                "subagents": may_delegate(task, self.config.rlm.max_depth),
-                "context": str(task.context) if task.context else None,
-                "objects": str(self.source.ctl / "objects"),
-                "worktree": str(tree.path),
-                "workdir": str(tree.workdir),
-            }
-
-        def prepare(cancel: Cancellation) -> Spawn:
-            # All of a batch start from what the parent's files are now.
-            commit = checked_out.result().snapshot(f"{task.agent} asks for sub-agents", cancel)
-            return partial(self._spawn, commit, recorder)
-
-        queries = Queries(task, self.config.rlm, prepare, model, self.config.model.max_tokens)
-        transcript = stack.enter_context(Transcript(self.config.rlm.result_truncation_limit))
-        answers = Answers(folder, lambda number: self.folder / "outputs" / f"{task.agent}-cell-{number}.txt")
-        handle = answers.before(partial(self._answer, task, queries), transcript, recorder.called)
-        if self.hands is not None and not task.depth:
-            tree = stack.enter_context(self.source.present(task.agent))
-            checked_out.set_result(tree)
-            theirs = kernels.enter_context(self.hands(greeting(), handle, cancel))
-            begun()
-            return tree, RecordingKernel(theirs, transcript), queries, (), theirs.execute
-
-        def attended(cell: CellResult) -> None:
-            transcript.keep(cell)
-            asides.append(cell)
-            both(recorder.listen, self.listen)(Attended(task.agent, cell))
-
-        client = KernelClient(
-            self.launcher,
-            folder,
-            folder,
-            answers.overflow,
-            self.config.kernel,
-            greeting,
-            handle,
-            cancel,
-            (*self.source.borrowed, *([task.context] if task.context else [])),
-            attended,
-        )
-        kernels.callback(client.close)
-        kernels.callback(_give_up, checked_out)
-        client.begin()  # it builds its shell while its files are written
-        after = self.source.last(task.agent) if past else None
-        tree = stack.enter_context(self.source.checkout(task.agent, folder, base, cancel, after=after))
-        checked_out.set_result(tree)
-        client.wait_until_ready()
-        begun()
-        recording = RecordingKernel(client, transcript)
-        if past is None:
-            kernels.enter_context(self._attachable(task.agent, client))
-            return tree, recording, queries, (), client.look
-        end = Edits(task.agent, base, past.end, self.source.ctl / "objects") if past.end else None
-        differing = rebuilt(past.cells, end, client, answers, transcript, tree, cancel)
-        queries.take_over(past.highest, {number: result_of(recall(path), "") for number, path in past.children.items()})
-
-        @contextmanager
-        def given(cell: BrokenOff) -> Iterator[None]:
-            with answers.of(cell.calls, exact=True), queries.again(cell.agents, cell.replies):
-                yield
-
-        kernels.enter_context(self._attachable(task.agent, client))
-        going_on = GoingOn(recording, [(cell.code, partial(given, cell)) for cell in past.broken_off])
-        return tree, going_on, queries, differing, client.look
-
-    @contextmanager
-    def _attachable(self, agent: str, client: KernelClient) -> Iterator[None]:
-        """While the block runs, people can be attached to the agent's kernel, if the settings let them."""
-        if not self.config.kernel.attach:
-            yield
-            return
-        with self._control.attachable(agent, client.attach), live_specs.offered(self._place, agent):
-            yield
-
     def _spawn(self, base: str, recorder: Recorder, task: Task, cancel: Cancellation) -> AgentResult:
         """Run a sub-agent to its end, in the thread that asks."""
         running = self.agent(task, base, cancel, recorder.here(), both(recorder.listen, self.listen))
@@ -591,18 +492,6 @@ class Run:
         said = self.continuing.said.get(past.recorded.task.agent, "") if self.continuing else ""
         return Past(past.iterations, past.begun, home.differing, said)
 
-    def _answer(self, task: Task, queries: Queries, call: Call, cancel: Cancellation) -> JSON:
-        """What a kernel may ask for, besides what its own client answers, the record, and the transcript."""
-        if call.name == "rlm_query":
-            return queries.rlm(call.arguments, cancel)
-        if call.name == "llm_query":
-            return queries.llm(call.arguments, cancel)
-        if call.name == "budget":
-            return budget(self.ledger.balance(), task.depth, self.config.rlm.max_depth)
-        if call.name == "price":
-            return priced(self.price, call.arguments)
-        raise BridgeError(f"{call.name!r} is nothing that a kernel may ask for")
-
     def _further(self, answer: Answer, cancel: Cancellation) -> str | None:
         """What a person says to the root's answer. Until then no call of it is to come, and none is kept for it."""
         assert self.further is not None
@@ -620,9 +509,3 @@ def _noting(faults: list[str]) -> Iterator[None]:
         yield
     except RLMError as error:
         faults.append(str(error))
-
-
-def _give_up(checked_out: Future[Worktree]) -> None:
-    """Let nobody wait for files that will never be there."""
-    if not checked_out.done():
-        checked_out.set_exception(KernelStartError("there are no files for this kernel"))

@@ -22,9 +22,10 @@ from rlm_nb.audience import ignore
 from rlm_nb.cancellation import Cancellation
 from rlm_nb.config import Config
 from rlm_nb.control import SAID, SKIPPED, as_changed
-from rlm_nb.controller import Hands, Run, RunResult, open_run
+from rlm_nb.controller import Run, RunResult, open_run
 from rlm_nb.errors import RLMError
 from rlm_nb.home import Look
+from rlm_nb.opening import Hands
 from rlm_nb.protocols import Listener, Model
 from rlm_nb.records import (
     Answer,

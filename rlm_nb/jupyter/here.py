@@ -100,7 +100,7 @@ class Here:
 
     @contextmanager
     def hands(self, hello: dict[str, JSON], handle: Handler, cancel: Cancellation) -> Iterator[Kernel]:
-        """Be an agent's kernel while the block runs; see `controller.Hands`."""
+        """Be an agent's kernel while the block runs; see `opening.Hands`."""
         self._handle, self._cancel = handle, cancel
         self._outputs = Path(str(hello["objects"])).parents[1] / "outputs"
         before = self._furnish(hello)
