@@ -44,7 +44,6 @@ _ADDRESS = ("transport", "ip", "shell_port", "iopub_port", "stdin_port", "hb_por
 
 T = TypeVar("T")
 
-
 FOUND: Found = {}
 """What isolation has held in this process, so that of many runs in one only the first waits until it is tried."""
 
@@ -200,7 +199,7 @@ class Process:
         """The channels; opened at the first use, once the kernel has bound its sockets."""
         if self._client is None:
             known = {name: value for name, value in self.connection.items() if name in _ADDRESS}
-            # The manager's own session, which sends nothing: another one takes half a millisecond.
+            # The manager has a session, and sends nothing: to make another one takes longer than all else here.
             client = BlockingKernelClient(context=self._launcher.context, session=self._manager.session, **known)
             client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=True)
             self._client = client

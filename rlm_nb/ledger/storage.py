@@ -37,7 +37,7 @@ class Storage:
                 raise LedgerError(f"{self.path}: is no file")
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise LedgerError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        # As texts: a step takes a fifth longer with paths.
+        # As texts: an agent takes dozens of steps, and each of these is used in most of them.
         self._name, self._folder = str(self.path), str(self.path.parent)
         self._spare, self._former, self._lock_path = (f"{self._name}.{end}" for end in ("new", "old", "lock"))
         self._threads = _ThreadLock()
