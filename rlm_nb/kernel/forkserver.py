@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -32,6 +33,9 @@ from rlm_nb.kernel.supervisor import supervise
 
 MAX_REQUEST, MAX_DESCRIPTORS = 1 << 17, 8
 
+QUIET = 1.0
+"""Seconds without a request after which it is time for imports that can wait."""
+
 KERNEL = "rlm_nb.repl.kernel"
 """The module that runs a kernel and knows what one needs; by name, for this room does not know that one."""
 
@@ -39,7 +43,8 @@ KERNEL = "rlm_nb.repl.kernel"
 def main() -> None:
     """Import, then fork until the socket is closed; requests that come early wait in it.
 
-    A kernel that is asked for goes before imports that can wait.
+    Imports that can wait are for when nobody has asked for a kernel for a while: before that, others need the
+    processors, and what is forked has less to copy.
     """
     requests = socket.socket(fileno=int(sys.argv[1]))
     requests.set_inheritable(False)
@@ -50,11 +55,14 @@ def main() -> None:
     gc.disable()  # what is imported stays
     warming = import_module(KERNEL).preload()
     is_warm = _warm_up(warming)
+    quiet = time.monotonic() + QUIET
     while True:
-        if not is_warm and not select.select([requests], [], [], 0)[0]:
+        wait = None if is_warm else max(0.0, quiet - time.monotonic())
+        ready = select.select([requests.fileno(), guard.woken], [], [], wait)[0]
+        if not ready:
             is_warm = _warm_up(warming)
             continue
-        if guard.woken in select.select([requests.fileno(), guard.woken], [], [])[0]:
+        if guard.woken in ready:
             guard.look()
             continue
         message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS)
@@ -71,6 +79,7 @@ def main() -> None:
         guard.started.add(pid)
         for descriptor in descriptors:
             os.close(descriptor)
+        quiet = time.monotonic() + QUIET
 
 
 def _find_out(asked: socket.socket, guard: Guard) -> int:

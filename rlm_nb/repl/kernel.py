@@ -253,6 +253,7 @@ def pack(value: Any) -> bytes:
 FIRST = (
     "IPython.core.completer",
     "IPython.core.completerlib",
+    "IPython.core.debugger",
     "IPython.core.historyapp",
     "IPython.core.logger",
     "IPython.core.magics",
@@ -273,7 +274,6 @@ FIRST = (
 """What a kernel has loaded by the time that it has run a cell."""
 
 LATER = (
-    "IPython.core.debugger",
     "stack_data",
     "pygments.formatters.terminal256",
     "pygments.lexers.python",
