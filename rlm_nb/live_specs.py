@@ -117,7 +117,7 @@ def _folder(name: str) -> Path | None:
     place.mkdir(parents=True, exist_ok=True)
     for more in ("", *(f"-{number}" for number in range(2, TRIES))):
         folder = place / f"{name}{more}"
-        for _ in range(2):
+        for _ in range(2):  # once more, when what stood there was abandoned
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
                 return folder

@@ -34,8 +34,8 @@ REPORT = struct.Struct("!ci")
 
 BEGUN, CONFINED, STARTED, ENDED = b"b", b"c", b"s", b"e"
 """With the supervisor's own process number; with the length of the report that follows; with the kernel's process
-number; with its exit code, below 0 for a signal. Nothing comes after `ENDED`, and without a kernel nothing else after
-`CONFINED`."""
+number; with its exit code, below 0 for a signal. Nothing comes after `ENDED`, and without a kernel that is what comes
+after `CONFINED`."""
 
 # Between them: `MEMORY`, `PROCESSES` or `DISK`, when that limit was passed: with 1 when what the kernel had started was
 # killed for it, with 0 when the kernel goes, too.
@@ -143,7 +143,8 @@ def adopt_orphans() -> None:
     Where there is no such thing (macOS), the kernel's process group is all that can be ended for sure.
     """
     if sys.platform == "linux":
-        system.prctl("PR_SET_CHILD_SUBREAPER", system.PR_SET_CHILD_SUBREAPER, 1)
+        with suppress(OSError):  # denied by what confines us ourselves
+            system.prctl("PR_SET_CHILD_SUBREAPER", system.PR_SET_CHILD_SUBREAPER, 1)
 
 
 def main() -> None:

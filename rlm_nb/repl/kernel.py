@@ -219,7 +219,8 @@ class RLMKernelApp(IPKernelApp):  # type: ignore[misc]
         if len(arguments) != 2 or arguments[0] != "-f":
             self.exit("usage: python -m rlm_nb.repl.kernel -f CONNECTION_FILE")
         self.connection_file = arguments[1]
-        self.connection_dir = os.path.dirname(arguments[1])  # noqa: PTH120 - a path would touch more than it is worth
+        if arguments[1].startswith(os.sep):  # else it is looked for where Jupyter has such files
+            self.connection_dir = os.path.dirname(arguments[1])  # noqa: PTH120 - paths use more memory of their own
 
     def init_iopub(self, context: Any) -> None:
         """Let outputs wait for a slow reader, in this process's own memory: beyond 1,000 ZeroMQ would drop them."""

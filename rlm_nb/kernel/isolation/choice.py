@@ -110,7 +110,14 @@ class Choice:
 
 
 Found = dict[object, Mapping[Level, Report]]
-"""What of the best that was asked for has held before, by what was asked."""
+"""Reports of earlier attempts in which the best level held, by what was asked."""
+
+_SWITCHES = (
+    "user/max_user_namespaces",
+    "kernel/unprivileged_userns_clone",
+    "kernel/apparmor_restrict_unprivileged_userns",
+)
+"""With these settings of the system, administrators allow and deny user namespaces while it runs."""
 
 
 class Isolation:
@@ -146,7 +153,9 @@ class Isolation:
             )
             self._canaries = stack.enter_context(canaries.planted(Path(folder), self._settings.network))
             policies = [self._policy(level, (), (), None) for level in self._candidates()]
-            self._asked = os.geteuid(), *(replace(policy, canaries=None) for policy in policies)
+            asked = (replace(policy, canaries=None) for policy in policies)
+            # What is asked for, by whom, where the canaries stand, and what the system says that it allows.
+            self._asked = os.geteuid(), str(Path(folder).parent), _switches(), *asked
             self._reports = self._found.get(self._asked)
             if self._reports is None:
                 self._detection = Detection(policies, self._host)
@@ -237,7 +246,9 @@ class Isolation:
             reports = self._detection.reports()
         for level, report in reports.items():
             if report.fault is None:
-                if level == self._candidates()[0]:  # what is less than that may have become possible
+                # Only what was tried just now: another run may have had reason to forget what was remembered. And only
+                # the best: where less than that held, more may have become possible.
+                if self._reports is None and level == self._candidates()[0]:
                     self._found[self._asked] = reports
                 set_user_id = level == "bwrap" and bubblewrap.is_set_user_id(bubblewrap.find())
                 return replace(asked, level=level, landlock=report.landlock, set_user_id=set_user_id)
@@ -264,3 +275,15 @@ class Isolation:
         if os.geteuid() == 0 and self._settings.level == "auto":
             hints.append("run rlm-nb as a user other than root, for whom Landlock and seccomp may be enough")
         return f"cells cannot be isolated on this machine ({why}): {'; or '.join([*hints, WITHOUT])}"
+
+
+def _switches() -> tuple[bytes, ...]:
+    """What stands in these settings; nothing for those that this system has not got."""
+    values = []
+    for name in _SWITCHES:
+        try:
+            with open(f"/proc/sys/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - each run waits for it
+                values.append(file.read(64))
+        except OSError:
+            values.append(b"")
+    return tuple(values)

@@ -60,7 +60,7 @@ def fork() -> int:
 
     What Python's own does in each child first, such as seeding `random` anew and taking stock of threads, writes to two
     hundred pages, each of which is copied for that. A child of this one that is to run what others have written has to
-    come by `os.fork`.
+    come by `os.fork`. Signals that have come to this process, and wait for Python's handlers, are the child's as well.
     """
     if sys.platform != "linux":
         return os.fork()

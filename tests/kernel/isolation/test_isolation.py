@@ -196,7 +196,7 @@ def test_a_canary_that_one_kernel_can_reach_keeps_it_from_starting(clean_environ
         launcher.start(tmp_path, tmp_path / "work", wire.fileno(), Limits(), [clean_environment]).close()
 
 
-def test_what_has_held_is_not_tried_again() -> None:
+def test_what_has_held_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until a kernel could not be confined all the same; what has not held is tried each time."""
     need("ns")
     found: Found = {}
@@ -227,6 +227,16 @@ def test_what_has_held_is_not_tried_again() -> None:
         isolation.forget()
     with Isolation(settings, trying(Confined("ns", landlock=5)), found) as isolation:
         assert isolation.choice().landlock == 5
+    with Isolation(settings, None, found) as one, Isolation(settings, None, found) as other:
+        before = len(found)
+        one.forget()
+        assert other.choice().landlock == 5
+        assert len(found) == before - 1  # what is remembered by one is no reason to remember it again
+    with Isolation(settings, trying(Confined("ns", landlock=6)), found) as isolation:
+        assert isolation.choice().landlock == 6
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Isolation(settings, trying(Confined("ns", landlock=7)), found) as isolation:
+        assert isolation.choice().landlock == 7  # the canaries stand elsewhere
 
 
 def test_a_kernel_that_cannot_be_confined_says_that_it_is_to_be_tried_again(
