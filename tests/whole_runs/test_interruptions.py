@@ -184,7 +184,8 @@ def test_a_second_ctrl_c_does_not_wait(shell: Shell, repository: Path, tmp_path:
         going.press()
         ended = going.end()
     assert ended.code == 130
-    assert (ended.state["status"], ended.state["stop_reason"]) == ("partial", "interrupted by the user")
+    assert ended.state["status"] == "partial"
+    assert "interrupted by the user" in ended.state["stop_reason"]  # in more words, where the agent came to its end
     outcome = read(ended.run / "root.ipynb").outcome
     assert outcome is None or outcome.status == "partial"  # the agent may have seen its kernel end
 
