@@ -207,7 +207,8 @@ def _search_here(workdir: str) -> None:
     First place, where a stock kernel puts it, would let a repository's own `types.py` break the kernel; last place
     would import the installed version of the package that the agent is working on.
     """
-    at = next((index for index, entry in enumerate(sys.path) if entry in installed()), len(sys.path))
+    places = installed()
+    at = next((index for index, entry in enumerate(sys.path) if entry in places), len(sys.path))
     sys.path.insert(at, workdir)
 
 

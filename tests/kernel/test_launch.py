@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest
 
 from rlm_nb.bridge.server import Call
 from rlm_nb.cancellation import Cancellation
-from rlm_nb.config import KernelSettings
+from rlm_nb.config import IsolationSettings, KernelSettings
 from rlm_nb.errors import GitError, KernelStartError
 from rlm_nb.kernel.client import KernelClient
+from rlm_nb.kernel.forkserver import QUIET
 from rlm_nb.kernel.launch import Launcher
 from rlm_nb.kernel.session import Session
 from tests.kernel.conftest import Bench, Start, text
@@ -39,6 +40,24 @@ def test_death_while_starting(launcher: Launcher, tmp_path: Path, last: str) -> 
         with pytest.raises(KernelStartError, match=r"ended while it was starting \(signal SIGKILL"):
             session.wait_until_ready(Cancellation())
     assert time.monotonic() - began < 20
+
+
+def test_what_can_wait_is_imported_when_nobody_asks_for_kernels(tmp_path: Path) -> None:
+    """A kernel that is forked at once goes without; a later one finds it."""
+
+    def has(name: str) -> str:
+        (tmp_path / name).mkdir()
+        bench = Bench(stack, launcher, tmp_path / name)
+        return text(bench.run("import sys; print('pexpect' in sys.modules)").outputs).strip()
+
+    with ExitStack() as stack:
+        launcher = stack.enter_context(Launcher(isolation=IsolationSettings(level="none")))
+        assert has("early") == "False"
+        answers = []
+        while answers[-1:] != ["True"]:
+            time.sleep(2 * QUIET)
+            answers.append(has(f"late-{len(answers)}"))
+            assert len(answers) < 10
 
 
 def test_a_kernel_starts_while_its_files_are_still_written(launcher: Launcher, tmp_path: Path) -> None:
